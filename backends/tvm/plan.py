@@ -1,0 +1,97 @@
+"""The plan: what is lowered. Kernels by content, values with layouts, and the calls in order. Plain data.
+
+    outputs = fold(steps, inputs + weights);   one step = one region (or one layout conversion) = one kernel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Layout = str
+"""PLAIN (row-major, the logical shape) or "c16" / "c8": the channel axis 1 split and moved last, NC…c.
+
+A blocked value has physical shape (N, ceil(C/c), *spatial, c). Lanes past C in the last block are
+unspecified: no kernel may let them reach a real element.
+"""
+
+PLAIN: Layout = "plain"
+
+
+def block_of(layout: Layout) -> int:
+    """Channel block of a layout; 1 for PLAIN."""
+    return 1 if layout == PLAIN else int(layout[1:])
+
+
+def physical_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
+    """Shape in memory of a value with logical `shape`."""
+    if layout == PLAIN:
+        return shape
+    c = block_of(layout)
+    return (shape[0], -(-shape[1] // c), *shape[2:], c)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor between kernels: logical `shape`, `dtype`, and how it lies in memory.
+
+    `external` buffers belong to the caller: kernels access them at element alignment. All others are
+    64-byte aligned.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Layout = PLAIN
+    external: bool = False
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight as kernels read it: `pack(weights[source]) -> array`, stored once under `name`.
+
+    `name` says source and packing ("conv1.weight:OIhw16i16o"); equal names are equal arrays.
+    """
+
+    name: str
+    source: str
+    pack: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One PrimFunc, parameters in order (inputs..., output), its symbol the hash of its content."""
+
+    symbol: str
+    func: Any
+    template: str
+    choice: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call: `symbol(*inputs, output)`; names are keys of `Plan.values` or `Plan.weights`."""
+
+    symbol: str
+    inputs: tuple[str, ...]
+    output: str
+    region: str
+    kind: str
+    layers: tuple[str, ...]
+    flops: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Plan:
+    """Everything `build` needs. `outputs` may name inputs, weights or values, also repeatedly."""
+
+    values: dict[str, Value]
+    weights: dict[str, PackedWeight]
+    kernels: dict[str, Kernel]
+    steps: list[Step]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]

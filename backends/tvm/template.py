@@ -1,0 +1,86 @@
+"""What a kernel template is: it says whether and in which layouts it takes a region, then emits its PrimFunc.
+
+    wants(task) -> Wants | Refused        emit(task) -> Lowered
+
+Templates are tried in the order of `kernels.TEMPLATES`; the generic scheduler is the last and takes every
+region whose ops `ops/` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...ir.program import Region
+from .plan import Layout, Value
+from .target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A region to be lowered: `inputs[i]` is what the i-th placeholder receives.
+
+    `constants` are the positions whose value is a weight (they arrive PLAIN and may be packed). `output`
+    has the logical shape and dtype; its layout is what the template chooses.
+    """
+
+    region: Region
+    inputs: tuple[Value, ...]
+    constants: frozenset[int]
+    output: Value
+    target: Target
+
+
+@dataclass(frozen=True)
+class Wants:
+    """Layouts a template takes (`inputs[position]` -> acceptable layouts, the preferred one first) and makes.
+
+    Positions that are missing are taken in any layout.
+    """
+
+    inputs: Mapping[int, tuple[Layout, ...]]
+    output: Layout
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a template does not take a region."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A kernel argument made from the weight at `position`: `pack(weight) -> array`; `key` names the packing."""
+
+    position: int
+    key: str
+    pack: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A kernel and how to call it: the PrimFunc's parameters are `args` in order, then the output.
+
+    An argument is a placeholder's position or a `Packed` weight. `choice` are the tuning decisions.
+    """
+
+    func: Any
+    args: tuple[int | Packed, ...]
+    output: Layout
+    choice: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Template(Protocol):
+    """One family of kernels."""
+
+    name: str
+
+    def wants(self, task: Task) -> Wants | Refused:
+        """Say which layouts the region is taken in, or why not."""
+
+    def emit(self, task: Task) -> Lowered:
+        """Make the kernel; `task.inputs` are in layouts that `wants` accepted."""

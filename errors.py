@@ -1,0 +1,129 @@
+"""Every error planish raises. Imports nothing, so that the runtime can use it without torch or TVM.
+
+An error says what is wrong (file, layer, op, value) in one sentence and what to do in another:
+`str(e) == f"{what}\n  {todo}"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class PlanishError(Exception):
+    """Base of all planish errors: `what` is wrong and what `todo` about it."""
+
+    def __init__(self, what: str, todo: str) -> None:
+        """Keep both sentences; `str()` shows them on two lines."""
+        super().__init__(f"{what}\n  {todo}")
+        self.what = what
+        self.todo = todo
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by the two sentences, so that errors cross process borders."""
+        return (_rebuild, (type(self), self.what, self.todo, self.__dict__))
+
+
+def _rebuild(kind: type[PlanishError], what: str, todo: str, state: dict[str, object]) -> PlanishError:
+    """Unpickle an error without calling a subclass's own constructor."""
+    error = kind.__new__(kind, f"{what}\n  {todo}")
+    Exception.__init__(error, f"{what}\n  {todo}")
+    error.__dict__.update(state)
+    return error
+
+
+class OptionError(PlanishError):
+    """An option, target or precision that does not exist or does not fit the others."""
+
+
+class ModelError(PlanishError):
+    """The MODEL argument cannot be turned into a module: no such file, factory or weight."""
+
+
+class CaptureError(PlanishError):
+    """torch.export could not turn the model into a graph."""
+
+
+class TrainModeError(CaptureError):
+    """The model is in train mode; only inference graphs can be compiled."""
+
+
+class DynamicShapeError(CaptureError):
+    """A dimension is symbolic where only static shapes are supported."""
+
+
+class MutatedBufferError(CaptureError):
+    """The forward pass writes a buffer, parameter or input."""
+
+
+class UnsupportedOp(NamedTuple):
+    """One operator that no part of planish can lower, and where it came from."""
+
+    op: str
+    reason: str
+    layer: str
+    source: str
+
+
+class UnsupportedOperators(PlanishError):
+    """The model uses operators that planish cannot lower; `ops` lists them all."""
+
+    def __init__(self, ops: Sequence[UnsupportedOp]) -> None:
+        """Group by operator: count, reason, then each layer with file:line."""
+        self.ops = tuple(ops)
+        kinds: dict[tuple[str, str], list[UnsupportedOp]] = {}
+        for op in self.ops:
+            kinds.setdefault((op.op, op.reason), []).append(op)
+        lines = [f"{len(self.ops)} operator call(s) of {len(kinds)} kind(s) cannot be compiled:"]
+        for (name, reason), sites in kinds.items():
+            lines.append(f"  {len(sites)} x {name}: {reason}")
+            lines += [f"      in {s.layer or '(top level)'} at {s.source or '(unknown source)'}" for s in sites]
+        super().__init__(
+            "\n".join(lines),
+            'Rewrite these operators in the model, or use torch.compile(model, backend="planish"), '
+            "which runs them in eager.",
+        )
+
+
+class VerifyError(PlanishError):
+    """A Program breaks its stage's contract: a defect of the pass that made it."""
+
+
+class TextError(PlanishError):
+    """A text form that does not parse; the message has line and column."""
+
+
+class RewriteMismatch(PlanishError):
+    """verify=True found a rewrite that changes the numbers at its boundary."""
+
+
+class InputError(PlanishError):
+    """An input with the wrong name, structure, dtype, rank or shape."""
+
+
+class ArtifactError(PlanishError):
+    """An artifact file that is missing, truncated, altered or unreadable."""
+
+
+class NewerFormatError(ArtifactError):
+    """An artifact written by a newer planish than this one."""
+
+
+class CpuFeatureError(ArtifactError):
+    """An artifact that needs CPU features this machine lacks."""
+
+
+class OutputError(PlanishError):
+    """A file that cannot be written: no permission, no such folder, disk full."""
+
+
+class TargetError(PlanishError):
+    """A target that LLVM does not know or planish has no kernels for."""
+
+
+class CodegenError(PlanishError):
+    """TVM, LLVM or the linker failed on a kernel; names the region and its layers."""
+
+
+class MissingDependencyError(PlanishError):
+    """A part of planish that needs an extra which is not installed."""

@@ -1,0 +1,43 @@
+"""What a pass is: a frozen dataclass with a stage contract, a numerics promise, and pure rules.
+
+    run(program) -> program'   with   eager(program') == eager(program)   up to `numerics`
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..ir.program import Program, Stage
+from ..ir.report import Site
+from ..ir.rewrite import Rule, apply_rules
+
+
+class Numerics(enum.Enum):
+    """What a pass may do to the numbers."""
+
+    EXACT = "same bits"
+    ROUNDS = "equal over the reals"
+    APPROXIMATES = "changes the function; off unless asked for"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite of Programs. Subclasses set the class fields and `rules`, or override `run`."""
+
+    name: ClassVar[str]
+    requires: ClassVar[Stage] = Stage.NORMALIZED
+    ensures: ClassVar[Stage | None] = None
+    numerics: ClassVar[Numerics] = Numerics.ROUNDS
+
+    def rules(self) -> Sequence[tuple[str, Rule]]:
+        """(name, rule) pairs, tried in this order at each node."""
+        return ()
+
+    def run(
+        self, program: Program, *, limit: int | None = None, verify: bool = False
+    ) -> tuple[Program, list[Site], list[Site]]:
+        """Return the new program with the sites applied and refused; `program` stays as it was."""
+        return apply_rules(program, self.rules(), limit=limit, verify=verify)
