@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...ir.program import Region
-from .plan import Layout, Value
+from .plan import PLAIN, Layout, Value
 from .target import Target
 
 
@@ -32,6 +32,8 @@ class Task:
     constants: frozenset[int]
     output: Value
     target: Target
+    hint: Layout = PLAIN
+    """The layout that readers of the output would like; a template that can make either follows it."""
 
 
 @dataclass(frozen=True)
