@@ -1,6 +1,6 @@
 """The only file that knows TVM's version: every TVM name that planish uses enters here.
 
-    names(compat) == what planish needs of the tested versions;   any other version -> MissingDependencyError
+names(compat) == what planish needs of the tested versions;   any other version -> MissingDependencyError
 """
 
 from __future__ import annotations
