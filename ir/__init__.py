@@ -1,0 +1,1 @@
+"""The vocabulary: programs, signatures, operators, text, matching and rewriting. Knows neither passes nor backends."""

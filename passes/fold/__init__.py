@@ -1,0 +1,1 @@
+"""NORMALIZED to OPTIMIZED: constants, and affines into the weights beside them."""

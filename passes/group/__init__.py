@@ -1,0 +1,1 @@
+"""OPTIMIZED to GROUPED: one region for each kernel."""

@@ -1,0 +1,1 @@
+"""CAPTURED to NORMALIZED: one spelling for each meaning."""

@@ -1,0 +1,1 @@
+"""Schedules for whatever has no template."""
