@@ -9,15 +9,23 @@ redirects users, erases what became dead, and drops weights nobody reads any mor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
 
-from .program import Program
+from ..errors import VerifyError
+from .boundary import BoundaryCheck
+from .fake import Fakes
+from .names import WeightNames
+from .program import Origin, Program, Region
 from .report import Site
+
+MAX_GENERATIONS = 1000
+"""A node that descends from this many rewrites in a row comes from rules that undo each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +38,9 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A new call of an ATen op; arguments may hold `Call`, `Weight` and `fx.Node` at any depth.
+    """A new call of an ATen op (or `operator.getitem`, or a `Region`).
 
-    The same `Call` object used twice makes one node.
+    Arguments may hold `Call`, `Weight` and `fx.Node` at any depth. The same `Call` object used twice makes one node.
     """
 
     op: Any
@@ -73,6 +81,285 @@ def apply_rules(
     The program given is left untouched. Nodes are visited in graph order and new nodes are visited too.
     A refusal is reported once for each node and rule, and only if that node is still there at the end.
     `limit` stops after that many rewrites (bisecting). With `verify`, each site is run in float64 before
-    and after on random inputs at its boundary; a difference raises `RewriteMismatch`.
+    and after, at its boundary, on what the program makes of random inputs; a difference raises `RewriteMismatch`.
     """
-    raise NotImplementedError
+    editor = _Editor(program)
+    check = BoundaryCheck(editor.program) if verify else None
+    applied: list[Site] = []
+    refused: dict[tuple[fx.Node, str], Site] = {}
+    work = _Worklist(editor.graph, editor.erased)
+    while (limit is None or len(applied) < limit) and (node := work.pop()) is not None:
+        if not node.users or node.op in ("placeholder", "output"):
+            continue
+        for name, rule in rules:
+            verdict = rule(node, editor.program)
+            refused.pop((node, name), None)
+            if isinstance(verdict, Refused):
+                refused[node, name] = _site(name, verdict.at, [verdict.at], verdict.reason)
+            elif verdict is not None:
+                site, work_left = editor.apply(name, node, verdict, check)
+                applied.append(site)
+                work.push(work_left)
+                break
+    standing = [site for (node, _), site in refused.items() if node not in editor.erased]
+    return editor.finish(), applied, standing
+
+
+def erase_dead(program: Program) -> tuple[Program, list[Site]]:
+    """Drop every call and constant whose value nobody uses; ops with side effects stay."""
+    editor = _Editor(program)
+    dead = [n for n in editor.graph.nodes if not n.users]
+    names = {n: _site("remove_dead_code", n, [n]) for n in editor.graph.nodes if n.op == "call_function"}
+    editor.erase(dead)
+    return editor.finish(), [names[n] for n in editor.erased if n in names]
+
+
+class _Worklist:
+    """Nodes to look at, in graph order; refills with the whole graph until a full round changes nothing."""
+
+    def __init__(self, graph: fx.Graph, erased: Mapping[fx.Node, None]) -> None:
+        self.graph = graph
+        self.erased = erased
+        self.heap: list[fx.Node] = list(graph.nodes)
+        self.queued = set(self.heap)
+        self.changed = False
+
+    def pop(self) -> fx.Node | None:
+        """The next node, None when no rule fires any more."""
+        while True:
+            while self.heap:
+                node = heapq.heappop(self.heap)
+                self.queued.discard(node)
+                if node not in self.erased:
+                    return node
+            if not self.changed:
+                return None
+            self.changed = False
+            self.push(self.graph.nodes)
+            self.changed = False
+
+    def push(self, nodes: Iterable[fx.Node]) -> None:
+        """Look at these (again)."""
+        self.changed = True
+        for node in nodes:
+            if node not in self.queued and node not in self.erased:
+                self.queued.add(node)
+                heapq.heappush(self.heap, node)
+
+
+class _Editor:
+    """One private copy of a program's graph, and the edits on it."""
+
+    def __init__(self, program: Program) -> None:
+        self.graph = copy_graph(program.graph)
+        self.program = program.evolve(graph=self.graph, weights=dict(program.weights), regions=dict(program.regions))
+        self.fakes = Fakes(self.graph)
+        self.names = WeightNames(self.program.weights)
+        self.readers = {n.target: n for n in reversed(self.graph.nodes) if n.op == "get_attr"}
+        self.generation: dict[fx.Node, int] = {}
+        self.erased: dict[fx.Node, None] = {}
+
+    def apply(
+        self, rule: str, node: fx.Node, replacement: Replacement, check: BoundaryCheck | None
+    ) -> tuple[Site, list[fx.Node]]:
+        """Carry out one replacement; returns its site and the nodes to look at again."""
+        olds = sorted(replacement.values)
+        if not olds:
+            raise VerifyError(f"rule {rule} returned an empty Replacement at {node.name}", "Return None instead.")
+        site_nodes = list(dict.fromkeys([*olds, *replacement.covers]))
+        site = _site(rule, node, site_nodes)
+        made = _Maker(self, rule, _union_origins(site_nodes))
+        news = [made.make(replacement.values[old], old) for old in olds]
+        for old, new in zip(olds, news, strict=True):
+            _same_value(rule, old, new)
+        error = check.compare(site, self.program, made.created, olds, news) if check else None
+        created = set(made.created)
+        for old, new in zip(olds, news, strict=True):
+            old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in created)
+            if any(user < new for user in new.users):
+                raise VerifyError(f"rule {rule} at {old.name} needs a value before it exists", "Replace later nodes.")
+        self._grow_old(rule, [node, *site_nodes], made.created)
+        touched = self.erase([*site_nodes, *made.created])
+        if check:
+            check.forget(self.erased)
+        near = {user for n in [*news, *touched] if len(n.users) < 16 for user in n.users}
+        return (
+            Site(site.rule, site.node, site.op, site.layers, None, error),
+            [n for n in {node, *made.created, *news, *touched, *near} if n not in self.erased],
+        )
+
+    def erase(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Erase these if unused, then what only they used; returns the nodes that lost a user and stay."""
+        stack, touched = list(nodes), set()
+        while stack:
+            node = stack.pop()
+            touched.discard(node)
+            if node in self.erased:
+                continue
+            if node.users or not _pure(node):
+                touched.add(node)
+                continue
+            operands = list(node.all_input_nodes)
+            self.graph.erase_node(node)
+            self.erased[node] = None
+            if self.readers.get(node.target) is node:
+                del self.readers[node.target]
+            stack += operands
+        return touched
+
+    def read_weight(self, weight: Weight) -> tuple[fx.Node, bool]:
+        """The `get_attr` of a constant, made among the first nodes of the graph; True when it is new."""
+        name = self.names.add(weight.name, weight.tensor)
+        if name in self.readers:
+            return self.readers[name], False
+        first = next(n for n in self.graph.nodes if n.op not in ("placeholder", "get_attr"))
+        with self.graph.inserting_before(first):
+            node = self.graph.create_node("get_attr", name)
+        node.meta["val"] = self.fakes.of(self.program.weights[name])
+        self.readers[name] = node
+        return node, True
+
+    def finish(self) -> Program:
+        """The edited program without the weights and regions that nobody reads."""
+        read = {n.target for n in self.graph.nodes if n.op in ("get_attr", "call_module")}
+        weights = {name: tensor for name, tensor in self.program.weights.items() if name in read}
+        regions = {name: region for name, region in self.program.regions.items() if name in read}
+        return self.program.evolve(weights=weights, regions=regions)
+
+    def _grow_old(self, rule: str, nodes: list[fx.Node], created: list[fx.Node]) -> None:
+        """Count generations, so that rules which undo each other end in an error and not in a hang."""
+        age = 1 + max(self.generation.get(n, 0) for n in nodes)
+        self.generation.update(dict.fromkeys([*nodes, *created], age))
+        if age > MAX_GENERATIONS:
+            raise VerifyError(
+                f"rule {rule} at {nodes[0].name} does not end: its nodes come from {age} rewrites in a row",
+                "Make the rule return None for its own result.",
+            )
+
+
+class _Maker:
+    """Makes the nodes of one replacement; each expression object becomes one node."""
+
+    def __init__(self, editor: _Editor, rule: str, origins: tuple[Origin, ...]) -> None:
+        self.editor = editor
+        self.rule = rule
+        self.origins = origins
+        self.created: list[fx.Node] = []
+        self.memo: dict[int, fx.Node] = {}
+
+    def make(self, root: Expr, old: fx.Node) -> fx.Node:
+        """The node of an expression, placed just before `old` unless an operand comes later."""
+        stack: list[Call | Weight] = [] if isinstance(root, fx.Node) else [root]
+        while stack:
+            expr = stack[-1]
+            missing = [part for part in _parts(expr) if id(part) not in self.memo]
+            if missing:
+                stack += reversed(missing)
+                continue
+            stack.pop()
+            if id(expr) not in self.memo:
+                self.memo[id(expr)] = self._weight(expr) if isinstance(expr, Weight) else self._call(expr, old)
+        return root if isinstance(root, fx.Node) else self.memo[id(root)]
+
+    def _weight(self, weight: Weight) -> fx.Node:
+        node, new = self.editor.read_weight(weight)
+        if new:
+            self._register(node)
+        return node
+
+    def _call(self, call: Call, old: fx.Node) -> fx.Node:
+        graph = self.editor.graph
+        args, kwargs = _resolve(call.args, self.memo), _resolve(dict(call.kwargs), self.memo)
+        late = [n for n in _nodes((args, kwargs)) if not n < old]
+        with graph.inserting_after(max(late)) if late else graph.inserting_before(old):
+            if isinstance(call.op, Region):
+                self.editor.program.regions[call.op.name] = call.op
+                node = graph.create_node("call_module", call.op.name, args, kwargs)
+            else:
+                node = graph.create_node("call_function", call.op, args, kwargs, name=_base_name(call.op))
+        try:
+            node.meta["val"] = self.editor.fakes.run(call.op, node.args, node.kwargs)
+        except Exception as error:
+            what = f"rule {self.rule} at {old.name} made a call that does not run: {node.format_node()}: {error}"
+            raise VerifyError(what, "Mend the rule.") from error
+        self._register(node)
+        return node
+
+    def _register(self, node: fx.Node) -> None:
+        node.meta["origins"] = self.origins
+        self.created.append(node)
+
+
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy that shares no node with the original; names and metadata stay."""
+    copy = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = copy.node_copy(node, copies.__getitem__)
+    return copy
+
+
+def _pure(node: fx.Node) -> bool:
+    """Whether erasing an unused node changes nothing."""
+    if node.op in ("get_attr", "call_module"):
+        return True
+    return node.op == "call_function" and not node.is_impure(impure_random=False)
+
+
+def _parts(expr: Call | Weight) -> list[Call | Weight]:
+    """The expressions an expression is made of."""
+    if isinstance(expr, Weight):
+        return []
+    return [part for part in _flatten((expr.args, expr.kwargs)) if isinstance(part, Call | Weight)]
+
+
+def _nodes(value: Any) -> list[fx.Node]:
+    return [p for p in _flatten(value) if isinstance(p, fx.Node)]
+
+
+def _flatten(value: Any) -> Iterable[Any]:
+    """The leaves of nested tuples, lists and dicts."""
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in _flatten(item)]
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in _flatten(item)]
+    return [value]
+
+
+def _resolve(value: Any, memo: dict[int, fx.Node]) -> Any:
+    """Put the made nodes in the places of their expressions."""
+    if isinstance(value, list | tuple):
+        items = [_resolve(item, memo) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, Mapping):
+        return {key: _resolve(item, memo) for key, item in value.items()}
+    return memo[id(value)] if isinstance(value, Call | Weight) else value
+
+
+def _base_name(op: Any) -> str:
+    packet = getattr(op, "_overloadpacket", op)
+    return str(packet.__name__)
+
+
+def _union_origins(nodes: Iterable[fx.Node]) -> tuple[Origin, ...]:
+    return tuple(dict.fromkeys(origin for node in nodes for origin in node.meta.get("origins", ())))
+
+
+def _site(rule: str, node: fx.Node, nodes: Iterable[fx.Node], reason: str | None = None) -> Site:
+    layers = tuple(dict.fromkeys(origin.layer for origin in _union_origins(nodes)))
+    return Site(rule, node.name, str(node.target), layers, reason)
+
+
+def _same_value(rule: str, old: fx.Node, new: fx.Node) -> None:
+    """A replacement keeps shape and dtype."""
+    was, now = _shapes(old.meta.get("val")), _shapes(new.meta.get("val"))
+    if was is not None and was != now:
+        raise VerifyError(f"rule {rule} at {old.name} changes the value from {was} to {now}", "Mend the rule.")
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype).removeprefix("torch."), list(value.shape))
+    if isinstance(value, list | tuple):
+        return [_shapes(item) for item in value]
+    return value
