@@ -99,9 +99,8 @@ def _plain(array: Any) -> np.ndarray:
 
 def _float64(array: Any) -> np.ndarray:
     """As float64 (torch's bfloat16 has no NumPy dtype, so the cast comes first)."""
-    if hasattr(array, "detach"):
-        return np.asarray(array.detach().cpu().double())
-    return np.asarray(array).astype(np.float64)
+    plain = array.detach().cpu().double() if hasattr(array, "detach") else array
+    return np.array(plain, dtype=np.float64)
 
 
 def _same_odd(a: np.ndarray, e: np.ndarray) -> np.ndarray:
