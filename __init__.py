@@ -1,5 +1,111 @@
-"""planish: a compiler plug-in for PyTorch. Imports nothing heavy; torch and TVM load on first use."""
+"""planish: a compiler plug-in for PyTorch. Imports nothing heavy: torch and TVM load on first use.
+
+planish.compile(model, inputs)(*inputs)  ==  planish.load(file)(*inputs)  ==  model(*inputs)   up to rounding
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Never
+
+from . import errors
+from .errors import PlanishError
+
+if TYPE_CHECKING:
+    import os
+
+    from .backends.tvm.runtime import Compiled
+    from .ir.program import Program
+    from .passes.base import Pass
+
 __version__ = "0.1.0"
+__all__ = ["Compiled", "PlanishError", "Program", "__version__", "compile", "errors", "load", "rewrite"]
+
+
+def compile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    target: str = "native",
+    precision: str = "float32",
+    numerics: str = "fast",
+    calibration: Any = None,
+    preprocess: Any = None,
+    passes: str | Sequence[Pass] | None = None,
+    dynamic_shapes: Any = None,
+    tune: float = 0.0,
+    tuning_db: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    verify: bool = False,
+    progress: bool | Callable[[str, int, int], None] | None = None,
+    **unknown: Never,
+) -> Compiled:
+    """Compile an inference model for one machine.
+
+    `model` is an `nn.Module` in eval mode with `example_inputs` (a tuple, or one tensor), an `ExportedProgram`,
+    or the path of a `.pt2` file. `target` is "native", an LLVM cpu name, or "arch:cpu"; `threads` is how many
+    threads the code is planned for. With `verify`, every rewrite and the compiled code are compared with the
+    model itself. `progress` shows a bar (None: on a terminal), or is called with (what, done, of how many).
+    `docs/cli.md` has every option.
+    """
+    options = {
+        "target": target,
+        "precision": precision,
+        "numerics": numerics,
+        "calibration": calibration,
+        "preprocess": preprocess,
+        "passes": passes,
+        "dynamic_shapes": dynamic_shapes,
+        "tune": tune,
+        "tuning_db": tuning_db,
+        "threads": threads,
+        "verify": verify,
+        "progress": progress,
+        **unknown,
+    }
+    from .options import check_options
+
+    checked = check_options(options)
+    return _compiler().compile_model(model, example_inputs, example_kwargs, checked)  # type: ignore[no-any-return]
+
+
+def rewrite(
+    model: Any,
+    example_inputs: Any = None,
+    passes: str | Sequence[Pass] = "exact",
+    verify: bool = False,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> Program:
+    """Run a pipeline, by name, or a list of passes over a model; the result runs in PyTorch and prints as text."""
+    return _compiler().rewrite_model(model, example_inputs, example_kwargs, passes, verify)  # type: ignore[no-any-return]
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
+    """Load an artifact. Needs no torch; takes NumPy arrays or anything with DLPack, and returns the same kind."""
+    from .backends.tvm.runtime import load as load_artifact
+
+    return load_artifact(path, threads=threads)
+
+
+def _compiler() -> Any:
+    """The module that drives compilation, or an error that says how to install what it needs."""
+    try:
+        from . import compiler
+    except ModuleNotFoundError as error:
+        raise errors.missing_extra(error) from None
+    return compiler
+
+
+def __getattr__(name: str) -> Any:
+    """Classes that are heavy to import, on first use."""
+    if name == "Compiled":
+        from .backends.tvm.runtime import Compiled
+
+        return Compiled
+    if name == "Program":
+        from .ir.program import Program
+
+        return Program
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

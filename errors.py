@@ -127,3 +127,13 @@ class CodegenError(PlanishError):
 
 class MissingDependencyError(PlanishError):
     """A part of planish that needs an extra which is not installed."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> Exception:
+    """What to raise for an import that failed: how to install the extra, or the error itself if it is our own."""
+    name = (error.name or "").partition(".")[0]
+    if name in ("", "planish"):
+        return error
+    return MissingDependencyError(
+        f"Compiling needs {name}, which is not installed.", "Install the compiler extra: pip install 'planish[compile]'"
+    )

@@ -1,0 +1,90 @@
+"""The options of `planish.compile`, checked in one place. Imports neither torch nor TVM.
+
+check_options(given) = Options(**given)   or OptionError, which says what there is instead
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .errors import DynamicShapeError, OptionError
+
+Progress = Callable[[str, int, int], None]
+"""Called as (what is done, how many are done, how many there are)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile; see `planish.compile`."""
+
+    target: str = "native"
+    precision: str = "float32"
+    numerics: str = "fast"
+    calibration: Any = None
+    preprocess: Any = None
+    passes: Any = None
+    dynamic_shapes: Any = None
+    tune: float = 0.0
+    tuning_db: Any = None
+    threads: int | None = None
+    verify: bool = False
+    progress: bool | Progress | None = None
+
+
+def check_options(given: Mapping[str, Any]) -> Options:
+    """Options from keywords; raises OptionError for an unknown name or a value that does not work."""
+    known = [field.name for field in fields(Options)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Options are {', '.join(known)}."
+            raise OptionError(f"There is no option {name!r}.", hint)
+    options = Options(**given)
+    _check_values(options)
+    _check_available(options)
+    return options
+
+
+def _check_available(options: Options) -> None:
+    """Refuse, by name, what planish does not do yet."""
+    if options.dynamic_shapes:
+        raise DynamicShapeError(
+            f"dynamic_shapes={options.dynamic_shapes!r} asks for symbolic dimensions, which are not available yet.",
+            "Leave dynamic_shapes out: compile once for each shape that is needed.",
+        )
+    if options.tune:
+        raise OptionError(
+            f"tune={options.tune!r} asks for tuning, which is not available yet.",
+            "Leave tune out: kernels then use their default choices.",
+        )
+    for name, value, default in (
+        ("precision", options.precision, "float32"),
+        ("numerics", options.numerics, "fast"),
+        ("calibration", options.calibration, None),
+        ("preprocess", options.preprocess, None),
+        ("tuning_db", options.tuning_db, None),
+    ):
+        if not (value is default or (isinstance(value, str) and value == default)):
+            raise OptionError(f"{name}={value!r} is not available yet.", f"Leave {name} out: it is {default!r}.")
+
+
+def _check_values(options: Options) -> None:
+    """Refuse values of a wrong kind before anything long begins."""
+    if not isinstance(options.target, str):
+        raise OptionError(f"target={options.target!r} is not a string.", "Give 'native' or the name of a cpu.")
+    if isinstance(options.tune, bool) or not isinstance(options.tune, int | float) or options.tune < 0:
+        raise OptionError(f"tune={options.tune!r} is not a number of seconds.", "Give seconds, or leave it out.")
+    threads = options.threads
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise OptionError(f"threads={threads!r} is not a number of threads.", "Give 1 or more, or None for all cores.")
+    if not isinstance(options.verify, bool):
+        raise OptionError(f"verify={options.verify!r} is neither True nor False.", "Give verify=True or leave it out.")
+    progress = options.progress
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise OptionError(
+            f"progress={progress!r} is neither True, False, None nor a function.",
+            "Give a function of (what, done, total), or leave it out.",
+        )
