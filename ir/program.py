@@ -66,7 +66,8 @@ class Region(torch.nn.Module):
             if node.op == "call_function":
                 args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
                 env[node] = node.target(*args, **kwargs)
-        return env[self.result]
+        output: torch.Tensor = env[self.result]
+        return output
 
     @property
     def placeholders(self) -> list[fx.Node]:
@@ -76,7 +77,9 @@ class Region(torch.nn.Module):
     @property
     def result(self) -> fx.Node:
         """The node whose value the region returns."""
-        return self.body.output_node().args[0]  # type: ignore[return-value]
+        result = self.body.output_node().args[0]
+        assert isinstance(result, fx.Node)
+        return result
 
     @property
     def anchor_node(self) -> fx.Node | None:

@@ -99,14 +99,17 @@ def _plain(array: Any) -> np.ndarray:
 
 def _float64(array: Any) -> np.ndarray:
     """As float64 (torch's bfloat16 has no NumPy dtype, so the cast comes first)."""
-    plain = array.detach().cpu().double() if hasattr(array, "detach") else array
-    return np.array(plain, dtype=np.float64)
+    if hasattr(array, "detach"):
+        array = array.detach().cpu().double()
+    result: np.ndarray = np.asarray(array, dtype=np.float64)
+    return result
 
 
 def _same_odd(a: np.ndarray, e: np.ndarray) -> np.ndarray:
     """Where both are finite, both NaN, or the same infinity."""
     both_finite = np.isfinite(a) & np.isfinite(e)
-    return both_finite | (np.isnan(a) & np.isnan(e)) | (a == e)
+    same: np.ndarray = both_finite | (np.isnan(a) & np.isnan(e)) | (a == e)
+    return same
 
 
 def _first(mask: np.ndarray) -> Sequence[int]:

@@ -1,0 +1,218 @@
+"""The only ways in: nn.Module, ExportedProgram, `.pt2` file or Dynamo graph → Program.
+
+    capture(model, args)(*args) == model(*args)
+
+All go through `torch.export` with decompositions {}: the graph becomes functional (in-place writes, views
+and hooks are gone) while conv2d, linear, layer_norm and scaled_dot_product_attention stay whole. Shapes are
+static, state is refused, and Python values in the arguments become constants of the signature.
+
+A model in train mode is refused: `model.training`, or any submodule left in train mode whose class behaves
+differently there (batch norm, dropout, or a forward that reads `self.training`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from ..errors import CaptureError, DynamicShapeError, ModelError, PlanishError, TrainModeError
+from .origins import dotted_path, error_source, root_name
+from .program import Program
+from .signature import Parameter
+from .trees import constant, forward_parameters
+from .unlift import unlift
+
+_OWNED = re.compile(r"""\._(?:parameters|buffers)\[['"][^'"]+['"]\]$""")
+
+
+def capture(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, name: str | None = None) -> Program:
+    """A Program from an nn.Module and example inputs, an ExportedProgram, or the path of a `.pt2` file.
+
+    A lone tensor as `args` is one argument. An ExportedProgram has its own example inputs.
+    """
+    if isinstance(model, ExportedProgram):
+        return capture_exported(model, name=name)
+    if isinstance(model, str | os.PathLike):
+        return capture_file(model, name=name)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"A {type(model).__qualname__} is not a model.", "Pass an nn.Module, an ExportedProgram or a .pt2 file."
+        )
+    args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    _refuse_train_mode(model)
+    _check_examples(args, dict(kwargs or {}))
+    exported = _export(model, args, dict(kwargs or {}))
+    return unlift(exported, forward_parameters(model.forward), name or type(model).__name__, {})
+
+
+def capture_exported(exported: ExportedProgram, *, name: str | None = None) -> Program:
+    """A Program from an ExportedProgram."""
+    return unlift(_decompose(exported), _exported_parameters(exported), name or "model", {})
+
+
+def capture_file(path: str | os.PathLike[str], *, name: str | None = None) -> Program:
+    """A Program from a file that `torch.export.save` wrote."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no file {str(path)!r}.", "Pass the path of a file written by torch.export.save.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.load(path)
+    except Exception as error:
+        raise ModelError(
+            f"{str(path)!r} is not a .pt2 file that this torch {torch.__version__} reads: {_first_line(error)}",
+            "Write it with torch.export.save(torch.export.export(model, args), path) and the same torch version.",
+        ) from error
+    return capture_exported(exported, name=name or path.stem)
+
+
+def capture_dynamo(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    constants: Mapping[str, str] | None = None,
+    *,
+    name: str = "graph",
+) -> Program:
+    """A Program from a Dynamo graph; takes the placeholders not in `constants`, in order, returns a flat tuple.
+
+    `constants` names what to freeze: placeholder name → qualified weight name; None asks Dynamo's sources
+    (`dynamo_constants`). The weights are the `example_inputs` at these places.
+    """
+    if constants is None:
+        constants = dynamo_constants(gm)
+    holders = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    for node, value in zip(holders, example_inputs, strict=True):
+        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            raise DynamicShapeError(f"Input {node.name!r} is a symbolic number.", "Compile with dynamic=False.")
+    exported = _export(gm, tuple(example_inputs), {})
+    users = [spec for spec in exported.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+    frozen: dict[str, tuple[str, Any]] = {}
+    parameters: list[Parameter] = []
+    for node, value, spec in zip(holders, example_inputs, users, strict=True):
+        if node.name in constants:
+            frozen[spec.arg.name] = (constants[node.name], value)
+        else:
+            parameters.append(Parameter(_input_name(node)))
+    return unlift(exported, parameters, name, frozen)
+
+
+def dynamo_constants(gm: fx.GraphModule) -> dict[str, str]:
+    """Placeholders of a Dynamo graph that are a module's parameters and buffers, with their qualified names.
+
+    Plain tensor attributes stay inputs: Dynamo does not notice when they are replaced between calls.
+    """
+    sources = {node.name: source_name(node) for node in gm.graph.nodes if node.op == "placeholder"}
+    owned = {name: source for name, source in sources.items() if _OWNED.search(source)}
+    several = len({root_name(source) for source in owned.values()}) > 1
+    return {
+        name: f"{root_name(source)}.{dotted_path(source)}" if several else dotted_path(source)
+        for name, source in owned.items()
+    }
+
+
+def source_name(node: fx.Node) -> str:
+    """Where Dynamo found a placeholder's value, such as `L['self']._modules['fc']._parameters['weight']`."""
+    source = getattr(node, "_dynamo_source", None)
+    if source is None:
+        source = getattr(node.meta.get("grapharg"), "source", None)
+    name = getattr(source, "name", "")
+    return str(name() if callable(name) else name)
+
+
+def _input_name(node: fx.Node) -> str:
+    """A Dynamo input's name as the user wrote it."""
+    source = source_name(node)
+    path = dotted_path(source)
+    return ".".join(part for part in (root_name(source), path) if part) or node.name
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """torch.export, with its warnings kept in and its errors turned into ours."""
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported: ExportedProgram = torch.export.export(model, args, kwargs).run_decompositions({})
+            return exported
+    except PlanishError:
+        raise
+    except Exception as error:
+        raise _capture_error(error) from error
+
+
+def _decompose(exported: ExportedProgram) -> ExportedProgram:
+    """Make an ExportedProgram functional."""
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            decomposed: ExportedProgram = exported.run_decompositions({})
+            return decomposed
+    except Exception as error:
+        raise _capture_error(error) from error
+
+
+def _capture_error(error: Exception) -> CaptureError:
+    """Say what the forward pass did, and on which line."""
+    source = error_source(error.__traceback__)
+    at = f" at {source}" if source else ""
+    if "DataDependent" in type(error).__name__:
+        return CaptureError(
+            f"The forward pass branches on a value that it computed{at}.",
+            "Use torch.where instead of `if`, or pass the value as a Python constant.",
+        )
+    return CaptureError(
+        f"The forward pass failed under torch.export{at}: {type(error).__name__}: {_first_line(error)}",
+        "Check that model(*args, **kwargs) runs with these example inputs and uses tensor operations only.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a message that may be pages long."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _refuse_train_mode(model: nn.Module) -> None:
+    """Train mode changes what batch norm and dropout compute; refuse it by name."""
+    training = [(path or "(the model)", m) for path, m in model.named_modules() if m.training]
+    wrong = [(path, m) for path, m in training if model.training or _mode_matters(m)]
+    if wrong:
+        matter = [(path, m) for path, m in wrong if _mode_matters(m)] or wrong
+        shown = ", ".join(f"{path} ({type(m).__name__})" for path, m in matter[:4])
+        more = f" and {len(matter) - 4} more" if len(matter) > 4 else ""
+        total = sum(1 for _ in model.modules())
+        raise TrainModeError(
+            f"{len(training)} of {total} modules are in train mode: {shown}{more}.", "Call model.eval() first."
+        )
+
+
+def _mode_matters(module: nn.Module) -> bool:
+    """Whether the class computes something else in train mode."""
+    known = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.MultiheadAttention, nn.RNNBase)
+    code = getattr(type(module).forward, "__code__", None)
+    return isinstance(module, known) or (code is not None and "training" in code.co_names)
+
+
+def _check_examples(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Every leaf of the example inputs is a tensor or a plain constant."""
+    for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
+        if not isinstance(leaf, torch.Tensor):
+            constant(leaf, f"Example input {pytree.keystr(path[1:])}")
+
+
+def _exported_parameters(exported: ExportedProgram) -> tuple[Parameter, ...]:
+    """Parameter names that the export kept; without them arguments go by position."""
+    entry = next((e for e in exported.module_call_graph if e.fqn == ""), None)
+    names = getattr(entry.signature, "forward_arg_names", None) if entry and entry.signature else None
+    count = exported.call_spec.in_spec.child(0).num_children
+    return tuple(Parameter(name) for name in (names or ())[:count])
