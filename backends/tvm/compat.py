@@ -5,8 +5,10 @@ names(compat) == what planish needs of the tested versions;   any other version 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from ...errors import MissingDependencyError
@@ -66,3 +68,29 @@ def global_func(name: str) -> Callable[..., Any]:
     """One of TVM's registered functions."""
     func: Callable[..., Any] = tvm.get_global_func(name)
     return func
+
+
+def save_module(symbol: str, func: Any) -> str:
+    """A module of one PrimFunc, exported under `symbol`, as JSON for a worker process."""
+    text: str = tvm.ir.save_json(tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)}))
+    return text
+
+
+def build_executable(module: Any, target: Any) -> Any:
+    """Relax functions over external kernels to the VM's bytecode, with memory planned statically."""
+    t = relax.transform
+    passes = [t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite(), t.StaticPlanBlockMemory()]
+    passes += [t.LowerAllocTensor(), t.KillAfterLastUse(), t.LowerRuntimeBuiltin(), t.ComputePrimValue()]
+    passes += [t.VMShapeLower(), t.AttachGlobalSymbol()]
+    return relax.build(module, target=target, relax_pipeline=tvm.transform.Sequential(passes))
+
+
+def executable_object(executable: Any, target: Any) -> bytes:
+    """The bytecode as an object file: a data section that the runtime finds when it loads the library."""
+    from tvm.runtime import _ffi_api
+
+    packed = _ffi_api.ModulePackImportsToLLVM(executable.mod, False, str(target), "")
+    with tempfile.TemporaryDirectory(prefix="planish-codegen-") as folder:
+        path = Path(folder) / "bytecode.o"
+        packed.write_to_file(str(path), "o")
+        return path.read_bytes()

@@ -109,7 +109,9 @@ def _check_cpu(triple: str, cpu: str) -> None:
     from .compat import global_func, tvm
 
     if cpu != "generic" and global_func("target.llvm_is_valid_cpu")(cpu, triple):
-        return
+        if not triple.startswith("x86_64") or "64bit" in _llvm_features(triple, cpu):
+            return
+        raise TargetError(f"The cpu {cpu!r} has no 64-bit mode.", "planish makes 64-bit code only; give a newer cpu.")
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple})
     known = sorted(str(name) for name in global_func("target.llvm_get_cpu_archlist")(target))
     raise TargetError(
@@ -125,9 +127,12 @@ def _nearest(cpu: str, known: Iterable[str]) -> str:
     return ", ".join(difflib.get_close_matches(cpu, names, n=6, cutoff=0.4) or names)
 
 
-def _cpu_features(triple: str, cpu: str) -> frozenset[str]:
+def _llvm_features(triple: str, cpu: str) -> list[str]:
     from .compat import global_func, tvm
 
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
-    names = global_func("target.llvm_get_cpu_features")(target).keys()
-    return relevant(triple.split("-")[0], (str(name) for name in names))
+    return [str(name) for name in global_func("target.llvm_get_cpu_features")(target)]
+
+
+def _cpu_features(triple: str, cpu: str) -> frozenset[str]:
+    return relevant(triple.split("-")[0], _llvm_features(triple, cpu))

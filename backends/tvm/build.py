@@ -1,0 +1,125 @@
+"""Plan to code: each kernel compiled by a worker process, the calls as VM bytecode, all linked into one library.
+
+build(plan, weights, target) = link(objects(kernels) + bytecode(steps)) + packed weights + call table
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, as_completed
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import CodegenError
+from .callgraph import CallGraph, analyze, relax_module
+from .link import link
+from .plan import Kernel, Plan
+from .target import Target
+from .worker import Job, KernelFailed, Pool, shared_pool
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many parts of it are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What the artifact stores: a shared library, the weights in the order of main's parameters, the call table."""
+
+    library: bytes
+    weights: dict[str, np.ndarray]
+    calls: dict[str, Any]
+    target: Target
+
+
+def build(
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    target: Target,
+    progress: Progress | None = None,
+    pool: Pool | None = None,
+) -> Code:
+    """Compile and link `plan`; raises CodegenError naming region and layers where a kernel fails."""
+    from .compat import build_executable, executable_object
+
+    graph = analyze(plan)
+    pending = _submit(plan, target, pool or shared_pool())
+    try:
+        packed = {name: _pack(weight.pack(weights[weight.source])) for name, weight in plan.weights.items()}
+        executable = build_executable(relax_module(plan, graph), target.tvm_target())
+        objects = {"bytecode": executable_object(executable, target.tvm_target())}
+        objects |= _collect(plan, pending, progress)
+    finally:
+        for future in pending.values():
+            future.cancel()
+    return Code(link(objects, target), packed, call_table(plan, graph), target)
+
+
+def call_table(plan: Plan, graph: CallGraph) -> dict[str, Any]:
+    """What the runtime and `inspect` need to know of the plan, as plain data."""
+    return {
+        "steps": [
+            {
+                "symbol": step.symbol,
+                "region": step.region,
+                "kind": step.kind,
+                "layers": list(step.layers),
+                "inputs": list(step.inputs),
+                "output": step.output,
+                "shape": list(plan.values[step.output].shape),
+                "layout": plan.values[step.output].layout,
+                "flops": step.flops,
+                "bytes": step.bytes,
+            }
+            for step in plan.steps
+        ],
+        "kernels": {k.symbol: {"template": k.template, "choice": k.choice} for k in _used(plan)},
+        "outputs": [asdict(output) for output in graph.outputs],
+        "alignments": list(graph.alignments),
+    }
+
+
+def _used(plan: Plan) -> list[Kernel]:
+    """Kernels that some step calls, in order of first use."""
+    return [plan.kernels[symbol] for symbol in dict.fromkeys(step.symbol for step in plan.steps) if symbol]
+
+
+def _submit(plan: Plan, target: Target, pool: Pool) -> dict[str, Future[bytes]]:
+    """Send every kernel to the workers, the largest first, so that none is left alone at the end."""
+    from .compat import save_module
+
+    machine = str(target.tvm_target())
+    jobs = [Job(kernel.symbol, machine, save_module(kernel.symbol, kernel.func)) for kernel in _used(plan)]
+    jobs.sort(key=lambda job: -len(job.module))
+    return {job.symbol: pool.submit(job) for job in jobs}
+
+
+def _collect(plan: Plan, pending: Mapping[str, Future[bytes]], progress: Progress | None) -> dict[str, bytes]:
+    """Wait for the objects; the first failure ends the build."""
+    for done, future in enumerate(as_completed(pending.values()), start=1):
+        failure = future.exception()
+        if isinstance(failure, KernelFailed):
+            raise _kernel_error(plan, failure) from None
+        if failure is not None:
+            raise failure
+        if progress is not None:
+            progress("kernels", done, len(pending))
+    return {symbol: future.result() for symbol, future in pending.items()}
+
+
+def _kernel_error(plan: Plan, failure: KernelFailed) -> CodegenError:
+    """Name the regions and layers that the kernel was made for."""
+    steps = [step for step in plan.steps if step.symbol == failure.symbol]
+    where = "; ".join(f"region {s.region} of {', '.join(s.layers) or 'the top level'}" for s in steps[:3])
+    more = f" and {len(steps) - 3} more" if len(steps) > 3 else ""
+    template = plan.kernels[failure.symbol].template
+    return CodegenError(
+        f"The kernel {failure.symbol} ({template}) for {where}{more} could not be compiled: {failure.said}",
+        'Report this with the model; torch.compile(model, backend="planish") runs such regions in eager.',
+    )
+
+
+def _pack(array: np.ndarray) -> np.ndarray:
+    """The array as it is stored: contiguous, in this machine's byte order."""
+    return np.ascontiguousarray(array).reshape(np.shape(array))
