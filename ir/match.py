@@ -245,7 +245,7 @@ def _capture(name: str, value: Any, found: Match) -> Match | Failed:
 def _same(left: Any, right: Any) -> bool:
     if left is right:
         return True
-    return not isinstance(left, fx.Node | torch.Tensor) and equal_literals(left, right)
+    return False if isinstance(left, fx.Node | torch.Tensor) else equal_literals(left, right)
 
 
 def _show(value: Any) -> str:
