@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import write_array
 
 from .errors import OptionError, OutputError
 
@@ -29,6 +31,7 @@ def read_array(path: str) -> Array:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OptionError(f"{path} is not an array: {reason}", "Write it with numpy.save.") from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise OptionError(f"{path} holds several arrays.", "Give a .npy file with one array: numpy.save writes it.")
     return array
 
@@ -39,7 +42,7 @@ def write_arrays(arrays: Mapping[str, Array], where: str) -> list[str]:
     Every file is complete before the first one appears under its name.
     """
     if where.endswith(".npz"):
-        files: dict[str, Callable[[Any], None]] = {where: lambda file: np.savez(file, **arrays)}  # type: ignore[arg-type]
+        files: dict[str, Callable[[Any], None]] = {where: lambda file: _save_archive(file, arrays)}
     else:
         names = _file_names(list(arrays))
         files = {os.path.join(where, names[key]): _saver(array) for key, array in arrays.items()}
@@ -59,7 +62,15 @@ def write_arrays(arrays: Mapping[str, Array], where: str) -> list[str]:
 
 
 def _saver(array: Array) -> Callable[[Any], None]:
-    return lambda file: np.save(file, array)
+    return lambda file: write_array(file, array, allow_pickle=False)
+
+
+def _save_archive(file: Any, arrays: Mapping[str, Array]) -> None:
+    """What numpy.savez writes, but with any name ("file" too)."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                write_array(member, array, allow_pickle=False)
 
 
 def _write_beside(path: str, save: Callable[[Any], None]) -> str:

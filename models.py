@@ -1,6 +1,6 @@
 """What the command line calls MODEL and --input, turned into a module and its example inputs.
 
-load_model("pkg.nets:resnet20") = pkg.nets.resnet20()        load_model("net.pt2") = torch.export.load("net.pt2")
+load_model("pkg.nets:resnet20") = pkg.nets.resnet20()        load_model("net.pt2") = "net.pt2"
 example_inputs(resnet20, {"x": "f32[1,3,32,32]"}) = {"x": torch.randn(1, 3, 32, 32)}
 """
 
@@ -39,28 +39,15 @@ _SPEC = re.compile(r"(?P<dtype>\w+)\[(?P<shape>[\d,\s]*)\]")
 
 
 def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Any:
-    """An nn.Module or ExportedProgram from a `.pt2` file or `package.module:factory`, weights loaded."""
+    """The module that `package.module:factory` makes, weights loaded; the path of a `.pt2` file is left as it is."""
     if spec.endswith(".pt2"):
         if weights is not None:
             raise OptionError(f"{spec} has its own weights.", "Leave --weights out, or compile from a factory.")
-        return load_exported(spec)
+        return spec
     model = _call_factory(spec)
     if weights is not None:
         load_weights(model, weights)
     return model
-
-
-def load_exported(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
-    """Read a file that `torch.export.save` wrote."""
-    if not Path(path).is_file():
-        raise ModelError(f"There is no file {os.fspath(path)}.", "Give a .pt2 file that torch.export.save wrote.")
-    try:
-        return torch.export.load(path)
-    except Exception as error:
-        raise ModelError(
-            f"{os.fspath(path)} is not an exported program: {_first_line(error)}",
-            "Write it again: torch.export.save(torch.export.export(model, inputs), path).",
-        ) from error
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,206 @@
+"""The `planish` command: compile, run, bench, inspect, doctor.
+
+Results go to standard output (`--json` for machines), progress and errors to standard error. Exit status: 0,
+1 for an error that says what is wrong and what to do, 2 for a wrong command line, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .errors import OptionError, OutputError, PlanishError
+
+app = typer.Typer(
+    name="planish",
+    help="Compile PyTorch models to one file of code tuned for one machine, and run such files without PyTorch.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A file that `planish compile` wrote.")]
+Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores this process may use by default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+
+
+def main() -> NoReturn:
+    """Run the command and leave with its exit status; errors are two sentences, never a traceback."""
+    sys.exit(_status())
+
+
+def _status() -> int:
+    """Run the command; the exit status."""
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except PlanishError as error:
+        return _fail(error)
+    except (KeyboardInterrupt, typer.Abort):
+        print("planish: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # a wrong command line, in typer's own words
+            error.show()
+            return int(error.exit_code)
+        return _fail(_defect(error))
+
+
+def _fail(error: PlanishError) -> int:
+    """Print an error's two sentences."""
+    print(f"planish: {error}", file=sys.stderr)
+    return 1
+
+
+def _defect(error: Exception) -> PlanishError:
+    """An error that nobody foresaw."""
+    if os.environ.get("PLANISH_TRACEBACK"):
+        raise error
+    return PlanishError(
+        f"Unexpected {type(error).__name__}: {error}", "Report this; PLANISH_TRACEBACK=1 shows where it happened."
+    )
+
+
+@app.command()
+def compile(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The file to write.")],
+    input: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SPEC", help="Example input: name=f32[1,3,224,224] or name=file.npy; repeatable."),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="A safetensors file to load into the model.")] = None,
+    target: Annotated[str, typer.Option(help='"native", an LLVM cpu name, or arch:cpu.')] = "native",
+    threads: Threads = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare rewrites and code with the model.")] = False,
+    eval_mode: Annotated[bool, typer.Option("--eval", help="Call model.eval() before compiling.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compile MODEL for inference and write one file."""
+    from . import _compiler
+    from .show import show_compiled
+
+    specs = _pairs(input or [])
+    _check_writable(output)
+    compiled = _compiler().compile_from_command(
+        model, specs, weights, eval_mode, {"target": target, "threads": threads, "verify": verify}
+    )
+    compiled.save(output)
+    show_compiled(output, compiled.manifest, as_json)
+
+
+@app.command()
+def run(
+    file: File,
+    input: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="An input: name=file.npy; repeatable.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="A folder, or an .npz file, to write.")] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Run FILE on arrays and show, or write, the outputs."""
+    from . import load
+    from .arrays import read_array, write_arrays
+    from .show import show_outputs
+
+    paths = _pairs(input or [])
+    compiled = load(file, threads=threads)
+    flat = compiled.signature.flatten_names({name: read_array(path) for name, path in paths.items()})
+    values = compiled.run_flat(flat)
+    outputs = dict(zip([spec.name for spec in compiled.signature.outputs], values, strict=True))
+    written = write_arrays(outputs, output) if output is not None else []
+    show_outputs(outputs, written, as_json)
+
+
+@app.command()
+def bench(
+    file: File,
+    threads: Threads = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Calls to time.")] = 100,
+    warmup: Annotated[int, typer.Option(min=0, help="Calls before that.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Measure the latency of FILE on random inputs."""
+    from . import load
+    from .bench import measure, random_inputs
+    from .progress import showing
+    from .show import show_bench
+
+    compiled = load(file, threads=threads)
+    flat = random_inputs(compiled.signature)
+    with showing(False if as_json else None) as report:
+        result = measure(lambda: compiled.run_flat(flat), repeat, warmup, report=report)
+    show_bench(file, compiled.threads, result, as_json)
+
+
+@app.command()
+def inspect(file: File, as_json: Json = False) -> None:
+    """Show what is in FILE: signature, target, sizes, what each pass did and refused, and the calls."""
+    from .backends.tvm.artifact import read_manifest
+    from .show import show_manifest
+
+    show_manifest(file, read_manifest(file), as_json)
+
+
+@app.command()
+def doctor(
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="An artifact to test here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check versions, CPU and linker, compile a small model, and test FILE on this machine."""
+    from .doctor import examine
+    from .show import show_checks
+
+    if not show_checks(examine(file), as_json):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Take the options before any command."""
+    if version:
+        from . import __version__
+
+        print(f"planish {__version__}")
+        raise typer.Exit
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    """`name=value` options as a dict."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name and value):
+            raise OptionError(f"--input {text} is not name=value.", "Write --input x=f32[1,3,224,224] or x=file.npy.")
+        if name in pairs:
+            raise OptionError(f"--input {name} is given twice.", "Give each input once.")
+        pairs[name] = value
+    return pairs
+
+
+def _check_writable(path: str) -> None:
+    """Fail before a long compilation if the file could not be written after it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise OutputError(f"There is no folder {folder}.", "Create it, or give another --output.")
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise OutputError(f"{path} cannot be written.", "Give the name of a file in a writable folder.")
+
+
+def print_json(data: Any) -> None:
+    """Print JSON on standard output."""
+    print(json.dumps(data, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Options: each is checked before anything long begins, and a wrong one says what there is instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import planish
+from planish.errors import DynamicShapeError, OptionError
+from planish.options import Options, check_options
+
+
+def test_defaults() -> None:
+    assert check_options({}) == Options()
+    assert check_options({"threads": 2, "verify": True}) == Options(threads=2, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"precison": "float32"}, "Did you mean 'precision'"),
+        ({"frobnicate": 1}, "Options are target"),
+        ({"precision": "int8"}, "precision='int8' is not available yet"),
+        ({"precision": None}, "precision=None is not available yet"),
+        ({"numerics": "strict"}, "numerics='strict' is not available yet"),
+        ({"calibration": [1]}, "calibration=[1] is not available yet"),
+        ({"preprocess": object}, "preprocess="),
+        ({"tuning_db": "x.sqlite"}, "tuning_db='x.sqlite' is not available yet"),
+        ({"tune": 10.0}, "tune=10.0 asks for tuning"),
+        ({"tune": "long"}, "tune='long' is not a number of seconds"),
+        ({"tune": True}, "tune=True is not a number of seconds"),
+        ({"threads": 0}, "threads=0"),
+        ({"threads": 1.5}, "threads=1.5"),
+        ({"threads": True}, "threads=True"),
+        ({"target": 3}, "target=3"),
+        ({"verify": "yes"}, "verify='yes'"),
+        ({"progress": "bar"}, "progress='bar'"),
+    ],
+)
+def test_what_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        check_options(given)
+    assert said in str(caught.value)
+    assert caught.value.todo
+
+
+def test_dynamic_shapes_are_refused_by_name() -> None:
+    with pytest.raises(DynamicShapeError, match=r"dynamic_shapes=\{'x': \{0: 'batch'\}\}"):
+        check_options({"dynamic_shapes": {"x": {0: "batch"}}})
+
+
+def test_compile_checks_options_before_the_model() -> None:
+    with pytest.raises(OptionError, match="Did you mean 'threads'"):
+        planish.compile(None, None, thread=2)  # type: ignore[arg-type]
