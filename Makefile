@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	  || { echo "make: $(PYTHON) is older than Python 3.11; try make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) \
 	  || { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(VENV) install pip; }
-	@echo "Setting up $(VENV): torch, TVM and the tools, about 700 MB (once; minutes on a slow line)"
+	@echo "Setting up $(VENV): torch, TVM and the tools, 2 GB on disk (once; it takes minutes)"
 	@$(PIP) install -q -c constraints.txt setuptools wheel
 	@$(PIP) install -q -c constraints.txt torch==2.13.0
 	@PYTHONWARNINGS=ignore $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[compile,dev]'

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.lib.format import write_array
 
+from .backends.tvm.files import write_atomically
 from .errors import OptionError, OutputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,32 +37,15 @@ def read_array(path: str) -> Array:
 
 
 def write_arrays(arrays: Mapping[str, Array], where: str) -> list[str]:
-    """Write to one .npz file, or as one .npy file each into a folder; returns the paths.
-
-    Every file is complete before the first one appears under its name.
-    """
+    """Write to one .npz file, or as one .npy file each into a folder; returns the paths. No file is half-written."""
     if where.endswith(".npz"):
-        files: dict[str, Callable[[Any], None]] = {where: lambda file: _save_archive(file, arrays)}
-    else:
-        names = _file_names(list(arrays))
-        files = {os.path.join(where, names[key]): _saver(array) for key, array in arrays.items()}
-        _make_folder(where)
-    waiting: dict[str, str] = {}
-    try:
-        for path, save in files.items():
-            waiting[path] = _write_beside(path, save)
-        for path in list(waiting):
-            os.replace(waiting.pop(path), path)
-    except OSError as error:
-        raise _cannot_write(where, error) from error
-    finally:
-        for temporary in waiting.values():
-            Path(temporary).unlink(missing_ok=True)
-    return list(files)
-
-
-def _saver(array: Array) -> Callable[[Any], None]:
-    return lambda file: write_array(file, array, allow_pickle=False)
+        write_atomically(where, lambda file: _save_archive(file, arrays))
+        return [where]
+    _make_folder(where)
+    paths = [os.path.join(where, name) for name in _file_names(list(arrays))]
+    for path, array in zip(paths, arrays.values(), strict=True):
+        write_atomically(path, partial(write_array, array=array, allow_pickle=False))
+    return paths
 
 
 def _save_archive(file: Any, arrays: Mapping[str, Array]) -> None:
@@ -73,47 +56,24 @@ def _save_archive(file: Any, arrays: Mapping[str, Array]) -> None:
                 write_array(member, array, allow_pickle=False)
 
 
-def _write_beside(path: str, save: Callable[[Any], None]) -> str:
-    """Write a temporary file in the folder of `path`; returns its name."""
-    handle, temporary = tempfile.mkstemp(prefix=".planish-", dir=os.path.dirname(path) or ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            save(file)
-        os.chmod(temporary, 0o666 & ~_umask())
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
 def _make_folder(path: str) -> None:
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Give a folder, or an .npz file, in a writable place.",
+        ) from error
 
 
-def _cannot_write(where: str, error: OSError) -> OutputError:
-    return OutputError(
-        f"{where} cannot be written: {error.strerror or error}.", "Give a folder or an .npz file in a writable place."
-    )
-
-
-def _file_names(names: list[str]) -> dict[str, str]:
+def _file_names(names: Sequence[str]) -> list[str]:
     """A distinct, harmless file name for each output name."""
-    taken: dict[str, str] = {}
+    taken: list[str] = []
     for name in names:
         stem = re.sub(r"[^\w.-]", "_", name).lstrip(".") or "output"
         candidate, count = stem, 0
-        while f"{candidate}.npy" in taken.values():
+        while f"{candidate}.npy" in taken:
             count += 1
             candidate = f"{stem}_{count}"
-        taken[name] = f"{candidate}.npy"
+        taken.append(f"{candidate}.npy")
     return taken
