@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,16 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, DynamicShapeError, ModelError, PlanishError, TrainModeError
+from .ops import OPS
+from .optable import COMPOSITE
 from .origins import dotted_path, error_source, root_name
 from .program import Program
 from .signature import Parameter
 from .trees import constant, forward_parameters
 from .unlift import unlift
+
+_ROUNDS = 4
+"""How deep composite operators nest at most (bilinear → trilinear → products)."""
 
 _OWNED = re.compile(r"""\._(?:parameters|buffers)\[['"][^'"]+['"]\]$""")
 
@@ -140,10 +146,8 @@ def _input_name(node: fx.Node) -> str:
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     """torch.export, with its warnings kept in and its errors turned into ours."""
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            warnings.simplefilter("ignore")
-            exported: ExportedProgram = torch.export.export(model, args, kwargs).run_decompositions({})
-            return exported
+        with _quiet():
+            return _settle(torch.export.export(model, args, kwargs).run_decompositions({}))
     except PlanishError:
         raise
     except Exception as error:
@@ -153,12 +157,31 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _decompose(exported: ExportedProgram) -> ExportedProgram:
     """Make an ExportedProgram functional."""
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            warnings.simplefilter("ignore")
-            decomposed: ExportedProgram = exported.run_decompositions({})
-            return decomposed
+        with _quiet():
+            return _settle(exported.run_decompositions({}))
     except Exception as error:
         raise _capture_error(error) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings about its own insides, without gradients."""
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _settle(exported: ExportedProgram) -> ExportedProgram:
+    """Break up composite and unknown operators by torch's own decompositions, until none is left that has one."""
+    for _ in range(_ROUNDS):
+        calls = {node.target for node in exported.graph.nodes if node.op == "call_function"}
+        wanted = {op for op in calls if isinstance(op, torch._ops.OpOverload) and (op in COMPOSITE or op not in OPS)}
+        table = torch.export.default_decompositions() if wanted else {}
+        rules = {op: table[op] for op in wanted if op in table}
+        if not rules:
+            break
+        exported = exported.run_decompositions(rules)
+    return exported
 
 
 def _capture_error(error: Exception) -> CaptureError:

@@ -547,6 +547,34 @@ FAMILIES: dict[str, tuple[Op, ...]] = {
     ),
 }
 
+COMPOSITE: frozenset[Op] = frozenset(
+    {
+        *FAMILIES["recurrent"],
+        _a.bilinear.default,
+        _a._trilinear.default,
+        _a.channel_shuffle.default,
+        _a.cosine_similarity.default,
+        _a.dstack.default,
+        _a.einsum.default,
+        _a.float_power.Tensor_Scalar,
+        _a.float_power.Tensor_Tensor,
+        _a.hstack.default,
+        _a.kron.default,
+        _a.linalg_cross.default,
+        _a.linalg_norm.default,
+        _a.meshgrid.default,
+        _a.meshgrid.indexing,
+        _a.one_hot.default,
+        _a.pairwise_distance.default,
+        _a.rot90.default,
+        _a.take_along_dim.default,
+        _a.tile.default,
+        _a.vdot.default,
+        _a.vstack.default,
+    }
+)
+"""Ops that capture breaks up by torch's own decomposition: nothing is gained by knowing them whole."""
+
 _SELF = ("self",)
 _INPUT = ("input",)
 _BOTH = ("self", "other")
