@@ -1,0 +1,173 @@
+"""What an artifact holds: code, weights, the runtime library, a self-test, and the manifest that explains them.
+
+artifact = container(manifest(signature, target, versions, call table, report...), code, weights, runtime, selftest)
+
+Imports neither torch nor TVM: the compiler writes through it and the runtime reads through it.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ... import __version__
+from ...errors import ArtifactError, CpuFeatureError
+from ...ir.report import PassReport
+from ...ir.signature import Signature
+from . import container, cpu, files
+
+WEIGHT_ALIGNMENT = 64
+"""Bytes; the widest vector register."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the compiler puts in. `runtime` is libtvm_runtime.so, `expected` are the self-test's outputs."""
+
+    library: bytes
+    weights: Mapping[str, np.ndarray]
+    manifest: Mapping[str, Any]
+    runtime: bytes | None = None
+    expected: Sequence[np.ndarray] | None = None
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the container."""
+        index, chunks = _place(self.weights)
+        members: dict[str, container.Chunks] = {"code": [self.library], "weights": chunks}
+        manifest = {"planish": __version__, **self.manifest, "weights": index, "runtime": None, "selftest": None}
+        if self.runtime is not None:
+            members["runtime"] = [zlib.compress(self.runtime, 6)]
+            manifest["runtime"] = {"encoding": "zlib", "length": len(self.runtime)}
+        if self.expected is not None:
+            manifest["selftest"], members["selftest"] = _place({str(i): a for i, a in enumerate(self.expected)})
+        container.write(file, to_plain(manifest), members)
+
+
+class Artifact:
+    """An artifact whose every byte was checked. Arrays are views of the mapping, shared between processes."""
+
+    def __init__(self, mapping: mmap.mmap, name: str) -> None:
+        """Check all of it."""
+        self.name = name
+        self.mapping = mapping
+        self.manifest, self._members = container.read(memoryview(mapping), name)
+        if missing := [key for key in ("code", "weights") if key not in self._members]:
+            raise ArtifactError(f"{name} has no member {missing[0]!r}.", "Compile the model again.")
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> Artifact:
+        """Map and check a file."""
+        return Artifact(files.map_file(path), str(path))
+
+    @staticmethod
+    def in_memory(contents: Contents) -> Artifact:
+        """An artifact that has no name yet: what `compile` returns until it is saved."""
+        return Artifact(files.anonymous_file(contents.write), "the compiled model")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Copy to `path`, atomically."""
+        files.write_atomically(path, self._copy)
+
+    def _copy(self, file: BinaryIO) -> None:
+        file.write(self.mapping)
+
+    @cached_property
+    def signature(self) -> Signature:
+        """Inputs and outputs."""
+        return Signature.from_json(self.manifest["signature"])
+
+    @cached_property
+    def report(self) -> tuple[PassReport, ...]:
+        """What each pass did."""
+        return tuple(PassReport.from_json(entry) for entry in self.manifest["report"])
+
+    @property
+    def code(self) -> memoryview:
+        """The shared library."""
+        return self._members["code"]
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """Weights in the order of main's parameters."""
+        return _arrays(self.manifest["weights"], self._members["weights"], self.name)
+
+    @property
+    def expected(self) -> list[np.ndarray] | None:
+        """Outputs of the self-test, if it is inside."""
+        if self.manifest["selftest"] is None:
+            return None
+        return _arrays(self.manifest["selftest"], self._members["selftest"], self.name)
+
+    @property
+    def runtime(self) -> bytes | None:
+        """The runtime library, if it is inside."""
+        if self.manifest["runtime"] is None:
+            return None
+        return zlib.decompress(self._members["runtime"])
+
+    def check_machine(self, machine: str | None = None, flags: frozenset[str] | None = None) -> None:
+        """Raise CpuFeatureError unless this machine has what the code needs."""
+        target = self.manifest["target"]
+        arch, here = target["triple"].split("-")[0], cpu.architecture(machine)
+        todo = 'Compile the model on this machine, or with the target set to this CPU (target="native").'
+        if arch != here:
+            raise CpuFeatureError(f"{self.name} is made for {arch} ({target['cpu']}); this machine is {here}.", todo)
+        if lacks := cpu.missing(arch, target["features"], flags):
+            what = f"{self.name} is made for {target['cpu']}; this machine lacks {', '.join(lacks)}."
+            raise CpuFeatureError(what, todo)
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a file that passes every check; also of one made for another machine."""
+    return Artifact.open(path).manifest
+
+
+def to_plain(value: Any) -> Any:
+    """JSON of `value`: tuples and sets become lists, NumPy scalars numbers, and what is not finite null."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(to_plain(part) for part in value)
+    if isinstance(value, np.generic):
+        return to_plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def _place(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Where each array lies in its member, and the member's chunks."""
+    index: list[dict[str, Any]] = []
+    chunks: list[Any] = []
+    position = 0
+    for name, array in arrays.items():
+        start = -(-position // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
+        index.append({"name": name, "dtype": array.dtype.name, "shape": array.shape, "offset": start})
+        chunks += [bytes(start - position), np.ascontiguousarray(array).reshape(-1).view(np.uint8)]
+        position = start + array.nbytes
+    return index, chunks
+
+
+def _arrays(index: Sequence[Mapping[str, Any]], member: memoryview, name: str) -> list[np.ndarray]:
+    """Views of a member."""
+    arrays = []
+    for entry in index:
+        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+        count = math.prod(shape)
+        if entry["offset"] + count * dtype.itemsize > len(member):
+            raise ArtifactError(f"{name} is malformed: {entry['name']!r} ends outside.", "Compile the model again.")
+        flat = np.frombuffer(member, dtype, count, entry["offset"]) if count else np.empty(0, dtype)
+        arrays.append(flat.reshape(shape))
+    return arrays

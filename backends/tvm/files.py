@@ -1,0 +1,113 @@
+"""Files: written whole or not at all, read only if they are what they should be.
+
+write_atomically(path, fill): path is afterwards either what `fill` wrote, complete and synced, or what it was before.
+Imports neither torch nor TVM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import ArtifactError, OutputError
+
+
+def write_atomically(path: str | os.PathLike[str], fill: Callable[[BinaryIO], None]) -> None:
+    """Call `fill` with a new file and give it the name `path` once it is safely stored.
+
+    Raises OutputError if that cannot be done; no part of a file is left behind.
+    """
+    target = Path(os.path.realpath(path))
+    with _output_errors(path):
+        mode = _mode(target)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                fill(file)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(target.parent)
+
+
+def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
+    """Map a regular file; pages are shared with every other reader. Raises ArtifactError."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            kind = "a folder" if os.path.isdir(path) else "not a regular file"
+            raise ArtifactError(f"{path} is {kind}.", "Give the path of a .planish file.")
+        with open(path, "rb") as file:
+            return map_descriptor(file.fileno(), str(path))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist.", "Check the path, or compile the model first.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArtifactError(f"{path} cannot be read: {reason}.", "Check the path and its permissions.") from None
+
+
+def map_descriptor(descriptor: int, name: str) -> mmap.mmap:
+    """Map an open file. Private and writable, since DLPack refuses to share read-only memory; nobody writes it."""
+    if os.fstat(descriptor).st_size == 0:
+        raise ArtifactError(f"{name} is empty.", "Copy the file again from where it was made.")
+    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+
+
+def anonymous_file(fill: Callable[[BinaryIO], None]) -> mmap.mmap:
+    """Map a file without a name, that ends with the mapping."""
+    with _output_errors("an anonymous file"):
+        if hasattr(os, "memfd_create"):
+            file: BinaryIO = os.fdopen(os.memfd_create("planish", os.MFD_CLOEXEC), "w+b")
+        else:
+            file = tempfile.TemporaryFile()  # type: ignore[assignment]  # noqa: SIM115 (closed below)
+        with file:
+            fill(file)
+            file.flush()
+            return map_descriptor(file.fileno(), "an anonymous file")
+
+
+@contextlib.contextmanager
+def _output_errors(path: object) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Check that the folder exists, that it may be written and that the disk has room.",
+        ) from None
+
+
+def _mode(target: Path) -> int:
+    """Permissions of the file that will be replaced, or those of a new one; refuses what is not a file."""
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+    if not stat.S_ISREG(mode):
+        kind = "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
+        raise OutputError(f"{target} cannot be written: it {kind}.", "Give the path of a file.")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(13, "Permission denied")
+    return stat.S_IMODE(mode)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name durable where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
