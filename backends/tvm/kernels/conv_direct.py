@@ -1,0 +1,322 @@
+"""Direct convolution (1d, 2d, 3d) in blocked channels, float32.
+
+    y[n, o, z] = epilogue(b[o] + sum over c, taps k of z:  x[n, c, z*stride - pad + k*dilation] * w[o, c, k])
+
+The accumulators of a tile (pixels x channel blocks) stay in registers over the whole sum. There is no padded
+copy: a tile at the left or right border is written out with the taps it has, rows are cut by loop bounds. Weights
+are packed in the order in which they are read, so that a core reads them as one stream:
+
+    [chunk of output blocks][input block][kd][kh][channel in block][kw][block of the chunk][lane]
+
+The input may be PLAIN as well (it is only ever read one scalar at a time): that is how an RGB stem reads an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..compat import tirx
+from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
+from ..plan import PLAIN, Layout
+from ..template import Lowered, Packed, Refused, Task, Wants
+from .emit import Buffer, Expr, Function, PackedArg, const
+from .tiles import L2_BYTES, Product, Tile, choose
+from .window import Axis, Run, runs, unrolled
+
+_BODY = 256
+_TOTAL = 1024
+"""Multiply-adds that may be written out in one tile and in all tiles of a kernel (compile time grows with them)."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution's geometry. `axes` has three entries; missing ones are (1 pixel, 1 tap)."""
+
+    batch: int
+    channels: int
+    out_channels: int
+    groups: int
+    axes: tuple[Axis, Axis, Axis]
+    x: int
+    w: int
+    bias: int | None
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output pixel reads just the input pixel at its own place."""
+        return all(a.kernel == 1 and a.stride == 1 and a.pad == 0 for a in self.axes)
+
+
+def read_conv(task: Task) -> Conv | Refused:
+    """Geometry of the region's convolution, or why no convolution template can take it."""
+    anchor = task.region.anchor_node
+    if anchor is None or anchor.target is not torch.ops.aten.convolution.default:
+        return Refused("not a convolution")
+    args: tuple[Any, ...] = anchor.args
+    stride, padding, dilation, transposed, groups = *args[3:7], args[8]
+    if transposed:
+        return Refused("transposed")
+    places = [_placeholder(task, a) for a in args[:3]]
+    if places[0] is None or places[1] is None:
+        return Refused("its input or weight is computed inside the region")
+    if any(p is not None and p not in task.constants for p in places[1:]):
+        return Refused("its weight or bias is not a constant")
+    if any(task.inputs[p].dtype != "float32" for p in places if p is not None):
+        return Refused("not float32")
+    x, w = task.inputs[places[0]].shape, task.inputs[places[1]].shape
+    out = tuple(int(d) for d in anchor.meta["val"].shape)
+    if len(x) not in (3, 4, 5) or len(stride) != len(x) - 2:
+        return Refused(f"rank {len(x)}")
+    spatial = [Axis(*a) for a in zip(x[2:], out[2:], w[2:], stride, padding, dilation, strict=True)]
+    axes = (*[Axis(1, 1)] * (3 - len(spatial)), *spatial)
+    return Conv(x[0], x[1], out[1], groups, axes, places[0], places[1], places[2])
+
+
+def _placeholder(task: Task, node: Any) -> int | None:
+    return task.region.placeholders.index(node) if node in task.region.placeholders else None
+
+
+@dataclass(frozen=True)
+class ConvDirect:
+    """The template: dense convolutions, and grouped ones whose groups are whole blocks."""
+
+    name: str = "conv_direct"
+
+    def wants(self, task: Task) -> Wants | Refused:
+        """Blocked output; the input PLAIN where it has few channels or pixels, blocked otherwise."""
+        conv = read_conv(task)
+        if isinstance(conv, Refused):
+            return conv
+        block = task.target.block
+        per_group = (conv.channels // conv.groups, conv.out_channels // conv.groups)
+        if conv.groups > 1 and any(c % block for c in per_group):
+            return Refused(f"groups of {per_group[0]} to {per_group[1]} channels are no multiples of {block}")
+        layout: Layout = f"c{block}"
+        anchor: Any = task.region.anchor_node
+        if reason := check_epilogue(task, anchor, layout):
+            return Refused(reason)
+        few = conv.channels < block or prod(a.size for a in conv.axes) == 1
+        first: tuple[Layout, ...] = (PLAIN, layout) if few else (layout,)
+        return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
+
+    def emit(self, task: Task) -> Lowered:
+        """Choose the tile, then write the kernel."""
+        conv = read_conv(task)
+        assert isinstance(conv, Conv)
+        return _Kernel(task, conv, default_tile(conv, task)).lower()
+
+
+def default_tile(conv: Conv, task: Task) -> Tile:
+    """A tile that is good untuned: whole rows of pixels, or all pixels of an image for a pointwise convolution."""
+    block = task.target.block
+    pixels = prod(a.out for a in conv.axes)
+    width = pixels if conv.pointwise else conv.axes[2].out
+    blocks = -(-(conv.out_channels // conv.groups) // block)
+    depth = conv.channels // conv.groups * prod(a.kernel for a in conv.axes)
+    outer = conv.batch * conv.groups * pixels // width
+    return choose(Product(width, blocks, depth, outer, split_rows=conv.pointwise), task.target, block)
+
+
+class _Kernel:
+    """The convolution kernel of one task, for one tile."""
+
+    def __init__(self, task: Task, conv: Conv, tile: Tile) -> None:
+        self.task, self.tile = task, tile
+        self.block = task.target.block
+        pixels = prod(a.out for a in conv.axes)
+        self.flat = conv.pointwise and pixels > 1
+        self.conv = conv
+        self.axes = (Axis(1, 1), Axis(1, 1), Axis(pixels, pixels)) if self.flat else conv.axes
+        self.in_channels = conv.channels // conv.groups
+        self.in_blocks = -(-self.in_channels // self.block)
+        self.out_blocks = -(-conv.out_channels // self.block)
+        self.chunks = self.out_blocks // tile.blocks
+        tiles = runs(self.axes[2], tile.rows)
+        self.kw = self.axes[2].kernel
+        self.loop_taps = max(r.fmas for r in tiles) * tile.blocks > _BODY or unrolled(tiles) * tile.blocks > _TOTAL
+        if self.loop_taps:
+            tiles = runs(self.axes[2], tile.rows, self.axes[2].interior)
+        self.tiles = tiles
+
+    def lower(self) -> Lowered:
+        """Emit everything."""
+        taken = [self.conv.w] + ([] if self.conv.bias is None else [self.conv.bias])
+        operands = plan_operands(self.task, f"c{self.block}", taken)
+        weights = [self._pack_weight()] + ([] if self.conv.bias is None else [self._pack_bias()])
+        self.exact = self.conv.out_channels % self.block != 0 and reads_exact_lanes(self.task, operands)
+        anchor: Any = self.task.region.anchor_node
+        with Function(self.task, f"c{self.block}", operands, weights) as f:
+            self.f = f
+            self.epilogue = Epilogue(f, anchor)
+            self.x = self._input_view()
+            self._emit()
+        choice = {"rows": self.tile.rows, "blocks": self.tile.blocks}
+        return Lowered(f.func, f.args, f"c{self.block}", choice)
+
+    def _input_view(self) -> Buffer:
+        """The input as [n, channel or block, d, h, w(, lane)]."""
+        value = self.task.inputs[self.conv.x]
+        space = tuple(a.size for a in self.axes)
+        channels, lane = (
+            (self.conv.channels, ()) if value.layout == PLAIN else (-(-self.conv.channels // self.block), (self.block,))
+        )
+        return self.f.alias(self.f.inputs[self.conv.x], (self.conv.batch, channels, *space, *lane))
+
+    def _emit(self) -> None:
+        """The parallel loop over batch, chunks of output channels and rows (or tiles, where rows are few)."""
+        f, (d, h, _) = self.f, self.axes
+        by_tile = self.conv.batch * self.chunks * d.out * h.out < 8 * self.task.target.threads and not self.loop_taps
+        by_tile = by_tile or self.flat
+        parts = [self.chunks, self.conv.batch, d.out, h.out, sum(r.count for r in self.tiles) if by_tile else 1]
+        order = [0, 1, 2, 3, 4] if self._weights_outermost() else [1, 2, 3, 4, 0]
+        with f.parallel(prod(parts)) as task:
+            where: list[Expr] = [0] * 5
+            for axis, index in zip(order, f.unravel(task, [parts[a] for a in order]), strict=True):
+                where[axis] = index
+            chunk, n, z, y, tile = where
+            if by_tile:
+                f.branches(self._tile_cases(chunk, n, z, y, tile))
+            else:
+                self._row(chunk, n, z, y)
+
+    def _weights_outermost(self) -> bool:
+        """Whether each chunk's weights are read once and the input once a chunk, or the input once (see L2_BYTES)."""
+        weights = 4 * self.conv.out_channels * self.in_channels * prod(a.kernel for a in self.axes)
+        image = 4 * self.conv.batch * self.conv.channels * prod(a.size for a in self.axes)
+        rows = self.conv.batch * self.axes[0].out * self.axes[1].out * (len(self.tiles) if self.flat else 1)
+        chunk_first = weights + image * (self.chunks if image > L2_BYTES else 1)
+        row_first = image + weights * (rows if weights > L2_BYTES else 1)
+        return chunk_first <= row_first
+
+    def _tile_cases(self, chunk: Expr, n: Expr, z: Expr, y: Expr, tile: Expr) -> list[Any]:
+        """One branch for each run of tiles."""
+        cases, first = [], 0
+        for run in self.tiles:
+            start = run.start + (tile - first) * run.width
+            cases.append(
+                (tile < first + run.count, lambda run=run, start=start: self._tile(chunk, n, z, y, start, run))
+            )
+            first += run.count
+        return cases
+
+    def _row(self, chunk: Expr, n: Expr, z: Expr, y: Expr) -> None:
+        """All tiles of an output row."""
+        for run in self.tiles:
+            with self.f.serial(run.count) as i:
+                self._tile(chunk, n, z, y, run.start + i * run.width, run)
+        if self.loop_taps:
+            width = self.axes[2]
+            for lo, hi in ((0, width.interior.start), (max(width.interior.stop, width.interior.start), width.out)):
+                if lo < hi:
+                    with self.f.serial(hi, lo) as x:
+                        self._tile(chunk, n, z, y, x, None)
+
+    def _tile(self, chunk: Expr, n: Expr, z: Expr, y: Expr, start: Expr, run: Run | None) -> None:
+        """Accumulate one tile and store it. Without a run: one pixel, whose taps are a loop with bounds."""
+        f = self.f
+        width = run.width if run else 1
+        acc = [[f.vector(self.block) for _ in range(self.tile.blocks)] for _ in range(width)]
+        for row in acc:
+            for b, lane_buffer in enumerate(row):
+                with f.lanes(self.block) as v:
+                    f.store(lane_buffer, self._initial(chunk * self.tile.blocks + b, v), [v])
+        with f.serial(self.in_blocks) as ic:
+            lanes = self._lanes_of(ic)
+            with f.serial(*reversed(self.axes[0].bounds(z))) as kd, f.serial(*reversed(self.axes[1].bounds(y))) as kh:
+                with f.serial(lanes) as ii:
+                    place = (chunk, n, ic, ii, z, y, kd, kh)
+                    if run and not self.loop_taps:
+                        for kw in range(self.kw):
+                            self._multiply(acc, place, start, kw, [i for i in range(width) if kw in run.taps[i]])
+                    else:
+                        low, high = (0, self.kw) if run else self.axes[2].bounds(start)
+                        with f.serial(high, low) as kw:
+                            self._multiply(acc, place, start, kw, range(width))
+        self._finish(acc, chunk, n, z, y, start)
+
+    def _lanes_of(self, ic: Expr) -> Expr:
+        """Input channels in block `ic`: never a lane past the last channel."""
+        if self.in_channels % self.block == 0:
+            return self.block
+        if self.in_blocks == 1:
+            return self.in_channels
+        return self.f.let(tirx.min(self.block, self.in_channels - ic * self.block))
+
+    def _multiply(self, acc: list[list[Buffer]], place: tuple[Expr, ...], start: Expr, kw: Expr, pixels: Any) -> None:
+        """One tap of one input channel: pixels outermost, or every broadcast is hoisted and spills."""
+        f, weight = self.f, self.f.weights[0]
+        chunk, n, ic, ii, z, y, kd, kh = place
+        for i in pixels:
+            where = [a.source(p, k) for a, p, k in zip(self.axes, (z, y, start + i), (kd, kh, kw), strict=True)]
+            for b in range(self.tile.blocks):
+                with f.lanes(self.block) as v:
+                    product = self._x(n, chunk, ic, ii, where) * weight[chunk, ic, kd, kh, ii, kw, b, v]
+                    f.store(acc[i][b], acc[i][b][v] + product, [v])
+
+    def _x(self, n: Expr, chunk: Expr, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
+        """One scalar of the input."""
+        group = chunk // (self.chunks // self.conv.groups) if self.conv.groups > 1 else 0
+        block = group * self.in_blocks + ic
+        if self.task.inputs[self.conv.x].layout == PLAIN:
+            return self.x[(n, block * self.block + ii, *where)]
+        return self.x[(n, block, *where, ii)]
+
+    def _initial(self, block: Expr, v: Expr) -> Expr:
+        return const(0.0) if self.conv.bias is None else self.f.weights[1][block * self.block + v]
+
+    def _finish(self, acc: list[list[Buffer]], chunk: Expr, n: Expr, z: Expr, y: Expr, start: Expr) -> None:
+        """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
+
+        def write(last: bool) -> None:
+            for i, row in enumerate(acc):
+                for b, vector in enumerate(row):
+                    rest = self.conv.out_channels % self.block
+                    lanes = rest if last and b == self.tile.blocks - 1 else self.block
+                    with self.f.lanes(lanes) as v:
+                        channel = (chunk * self.tile.blocks + b) * self.block + v
+                        self.epilogue.store([n, channel, *self._space(z, y, start + i)], vector[v])
+
+        if self.exact:
+            self.f.branches([(chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])
+        else:
+            write(False)
+
+    def _space(self, z: Expr, y: Expr, x: Expr) -> list[Expr]:
+        """Logical spatial index of an output pixel."""
+        rank = len(self.task.output.shape) - 2
+        if not self.flat:
+            return [z, y, x][3 - rank :]
+        outs = [a.out for a in self.conv.axes][3 - rank :]
+        index = []
+        for position, extent in enumerate(outs):
+            inner = prod(outs[position + 1 :])
+            part = x if inner == 1 else x // inner
+            index.append(part % extent if position else part)
+        return index
+
+    def _pack_bias(self) -> PackedArg:
+        """Zeros in the lanes past the channels."""
+        size = self.out_blocks * self.block
+        assert self.conv.bias is not None
+        return PackedArg(Packed(self.conv.bias, f"o{self.block}", lambda b: np.pad(b, (0, size - b.shape[0]))), (size,))
+
+    def _pack_weight(self) -> PackedArg:
+        """[chunk, ic, kd, kh, ii, kw, block, lane], zeros in the lanes past the channels."""
+        block, tile = self.block, self.tile
+        inner = block if self.in_blocks > 1 else self.in_channels
+        kernel = tuple(a.kernel for a in self.axes)
+        dims = (self.chunks, self.in_blocks, kernel[0], kernel[1], inner, kernel[2], tile.blocks, block)
+        outs, ins = self.out_blocks * block, self.in_blocks * inner
+
+        def pack(weight: np.ndarray) -> np.ndarray:
+            padded = np.zeros((outs, ins, *kernel), weight.dtype)
+            padded[: weight.shape[0], : weight.shape[1]] = weight.reshape(*weight.shape[:2], *kernel)
+            split = padded.reshape(self.chunks, tile.blocks, block, self.in_blocks, inner, *kernel)
+            return np.ascontiguousarray(split.transpose(0, 3, 5, 6, 4, 7, 1, 2))
+
+        return PackedArg(Packed(self.conv.w, f"Oidhi{inner}w{tile.blocks}o{block}", pack), dims)

@@ -1,0 +1,90 @@
+"""The register tile: how many pixels (rows) times how many channel blocks (columns) are accumulated at once.
+
+    cycles(tile) = max(fma, rows/2 + 2 weights, latency) + loop;    choose the least sum over all tiles and threads
+
+Two scalars are broadcast in a cycle, a vector of weights comes from the second-level cache in two. Measured: 14 to
+16 accumulators run at 93 to 97 % of peak on AVX-512, 28 spill as soon as taps are unrolled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..target import Target
+from .window import split_evenly
+
+_LATENCY = 8
+"""Independent accumulators that keep two FMA units of latency four busy."""
+
+_LOOP = 0.5
+L2_BYTES = 512 * 1024
+"""What a kernel may expect to keep in a core's second-level cache: half of it on today's server cores."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows` pixels or matrix rows times `blocks` channel blocks of `block` lanes."""
+
+    rows: int
+    blocks: int
+    block: int
+
+    @property
+    def columns(self) -> int:
+        """Channels in a tile."""
+        return self.blocks * self.block
+
+
+def accumulators(target: Target) -> int:
+    """Vector registers that a tile may take as accumulators."""
+    return {16: 16, 8: 12}.get(target.lanes, 24 if target.registers == 32 else 12)
+
+
+def candidates(rows: int, blocks: int, block: int, target: Target) -> Iterator[Tile]:
+    """Tiles that fit the registers; `blocks` is divided evenly, so no tile is cut across channels."""
+    limit = accumulators(target) * target.lanes // block
+    for b in range(1, min(blocks, limit) + 1):
+        if blocks % b == 0:
+            for r in range(1, min(rows, limit // b) + 1):
+                yield Tile(r, b, block)
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a tile is chosen for: `rows` by `blocks` results, sums of `depth`.
+
+    `outer` independent such products run in parallel; with `split_rows` the tiles of one do, too. `row_bytes` is
+    the distance of neighbouring rows in memory: eight or more rows 4096 bytes apart fall into one set of an
+    eight-way first-level cache.
+    """
+
+    rows: int
+    blocks: int
+    depth: int = 1
+    outer: int = 1
+    split_rows: bool = False
+    row_bytes: int = 64
+
+
+def choose(product: Product, target: Target, block: int) -> Tile:
+    """The cheapest tile."""
+
+    def cost(tile: Tile) -> tuple[float, float]:
+        vectors = tile.blocks * max(1, block // target.lanes)
+        widths = split_evenly(product.rows, tile.rows)
+        total = sum(_cycles(width, vectors, product.row_bytes) for width in widths)
+        if tile.columns * product.depth * 4 > 2 * L2_BYTES:
+            total += len(widths) * vectors
+        chunks = product.blocks // tile.blocks
+        tasks = product.outer * chunks * (len(widths) if product.split_rows else 1)
+        waves = -(-tasks // target.threads) * target.threads / tasks
+        return total * chunks * waves, tile.rows / 2 + 2 * vectors
+
+    return min(candidates(product.rows, product.blocks, block, target), key=cost)
+
+
+def _cycles(rows: int, vectors: int, row_bytes: int) -> float:
+    """Cycles of one step of the sum of a tile."""
+    crowded = rows if row_bytes % 4096 == 0 and rows > 6 else 0
+    return max(rows * vectors, rows / 2 + 2 * vectors, _LATENCY) + _LOOP + crowded
