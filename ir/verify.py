@@ -22,8 +22,21 @@ from .program import Origin, Program, Region, Stage
 from .signature import TensorSpec
 
 KINDS = frozenset(
-    ("conv", "linear", "matmul", "attention", "pool", "reduce", "normalize")
-    + ("softmax", "concat", "embedding", "pointwise", "view", "other")
+    (
+        "conv",
+        "linear",
+        "matmul",
+        "attention",
+        "pool",
+        "reduce",
+        "normalize",
+        "softmax",
+        "concat",
+        "embedding",
+        "pointwise",
+        "view",
+        "other",
+    )
 )
 """What a Region's `kind` may be."""
 
