@@ -1,0 +1,65 @@
+"""Which backend the Dynamo door compiles with, behind one small protocol, from `options={...}`.
+
+flat = engine.compile(engine.prepare(program));   flat(inputs) == program(inputs)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from ..errors import OptionError
+from ..ir.program import Program
+from .base import Refused
+from .eager import EagerBackend
+
+Flat = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+class Engine(Protocol):
+    """Optimizes whole Programs, judges their calls, compiles pieces of them."""
+
+    def prepare(self, program: Program) -> Program:
+        """Everything that is done before a graph is cut (OPTIMIZED)."""
+
+    def supports(self, node: fx.Node) -> Refused | None:
+        """None if a prepared graph's call can be compiled."""
+
+    def compile(self, program: Program) -> Flat:
+        """A callable over flat tensors whose outputs are fresh."""
+
+
+class EagerEngine:
+    """The captured graph by torch: everything of the Dynamo door but the compiler (a bisect point)."""
+
+    def __init__(self) -> None:
+        """No options."""
+        self._backend = EagerBackend()
+
+    def prepare(self, program: Program) -> Program:
+        """As captured."""
+        return program
+
+    def supports(self, node: fx.Node) -> Refused | None:
+        """ATen only."""
+        return self._backend.supports(node)
+
+    def compile(self, program: Program) -> Flat:
+        """Op by op."""
+        return self._backend.compile(program).run_flat
+
+
+def make_engine(options: Mapping[str, Any]) -> Engine:
+    """The engine that the options ask for; OptionError for what does not exist."""
+    rest = dict(options)
+    name = rest.pop("engine", "tvm")
+    if name == "eager":
+        if rest:
+            raise OptionError(
+                f"engine='eager' has no option {next(iter(rest))!r}.", "Leave it out, or use engine='tvm'."
+            )
+        return EagerEngine()
+    raise OptionError(f"There is no engine {name!r}.", "Engines are 'tvm' and 'eager'.")
