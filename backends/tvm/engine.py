@@ -1,0 +1,179 @@
+"""Machine code in this process: the runtime library, the loaded kernels, one virtual machine for each thread.
+
+engine.call(tensors) = main(*tensors, *weights)
+
+Goes through `tvm_ffi` and libtvm_runtime alone. `tvm_ffi` imports torch if it can; it is kept from doing so here,
+and both torch and TVM's compiler can be imported afterwards. If they are there already, they are used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import itertools
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ...errors import ArtifactError, CodegenError, MissingDependencyError
+from . import threads as pools
+from .artifact import Artifact
+
+_CPU, _POOLED = 1, 2
+_lock = threading.Lock()
+_serial = itertools.count(1)
+
+
+class Engine:
+    """The code of one artifact, ready to be called from any thread."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        """Load what the artifact brings; its digests and CPU features must have been checked."""
+        self.threads = threads
+        self._ffi = import_ffi(artifact)
+        load_runtime(self._ffi, artifact)
+        self._module = load_library(self._ffi, artifact.code)
+        self.weight_tensors = [self._ffi.from_dlpack(array) for array in artifact.weights]
+        self._machines = threading.local()
+        self._configure = self._ffi.get_global_func("runtime.config_threadpool")
+        self._pool_size = self._ffi.get_global_func("runtime.NumThreads")
+
+    def tensor(self, value: Any) -> Any:
+        """Anything with DLPack as an argument, without a copy."""
+        return self._ffi.from_dlpack(value)
+
+    def call(self, tensors: Sequence[Any]) -> list[Any]:
+        """Run main; the results are fresh tensors."""
+        return pools.in_pool(self.threads, self._configure, self._pool_size, lambda: self._run(tensors))
+
+    def observe(self, tensors: Sequence[Any], observer: Callable[..., Any]) -> list[Any]:
+        """Run main with `observer(function, name, before, result, *args)` around each kernel."""
+
+        def run() -> list[Any]:
+            machine = self._machine()
+            machine["set_instrument"](observer)
+            return list(machine["main"](*tensors, *self.weight_tensors))
+
+        return pools.in_pool(self.threads, self._configure, self._pool_size, run)
+
+    def _run(self, tensors: Sequence[Any]) -> list[Any]:
+        main = getattr(self._machines, "main", None)
+        if main is None:  # a machine's registers are its own: two threads in one would mix them
+            main = self._machines.main = self._machine()["main"]
+        return list(main(*tensors, *self.weight_tensors))
+
+    def _machine(self) -> Any:
+        machine = self._module["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, 0, _POOLED)
+        return machine
+
+
+def import_ffi(artifact: Artifact) -> Any:
+    """`tvm_ffi`, imported without torch unless torch is there already."""
+    if "tvm_ffi" in sys.modules:
+        import tvm_ffi
+
+        return tvm_ffi
+    with _lock:
+        hidden = "torch" not in sys.modules
+        if hidden:
+            sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` an ImportError
+        try:
+            import tvm_ffi
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"apache-tvm-ffi cannot be imported ({error}); {artifact.name} runs through it.",
+                f"pip install 'apache-tvm-ffi=={artifact.manifest['versions']['apache-tvm-ffi']}'",
+            ) from None
+        finally:
+            if hidden:
+                del sys.modules["torch"]
+    return tvm_ffi
+
+
+def load_runtime(ffi: Any, artifact: Artifact) -> None:
+    """Make libtvm_runtime's functions known: what is loaded already, else the installed one, else the artifact's.
+
+    An installed TVM of the same version goes first: it can then be imported later, on the same library.
+    """
+    pools.prepare()
+    with _lock:
+        if ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is not None:
+            return
+        versions = artifact.manifest["versions"]
+        _check_ffi_version(versions["apache-tvm-ffi"], artifact.name)
+        installed = installed_runtime()
+        if installed is not None and _version("apache-tvm") == versions["apache-tvm"]:
+            ctypes.CDLL(str(installed), ctypes.RTLD_GLOBAL)
+        elif (library := artifact.runtime) is not None:
+            _with_path(library, lambda path: ctypes.CDLL(path, ctypes.RTLD_GLOBAL))
+        else:
+            raise MissingDependencyError(
+                f"{artifact.name} brings no runtime library, and apache-tvm {versions['apache-tvm']} is not installed.",
+                f"pip install 'apache-tvm=={versions['apache-tvm']}', or compile the model on this architecture.",
+            )
+
+
+def installed_runtime() -> Path | None:
+    """libtvm_runtime.so of an installed TVM, found without importing it."""
+    spec = importlib.util.find_spec("tvm")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in (Path(folder) / "lib" / "libtvm_runtime.so", Path(folder) / "libtvm_runtime.so"):
+            if path.is_file():
+                return path
+    return None
+
+
+def load_library(ffi: Any, code: memoryview) -> Any:
+    """The module of a shared library given as bytes."""
+    load = ffi.get_global_func("ffi.Module.load_from_file.so")
+    try:
+        return _with_path(code, lambda path: load(path, "so"))
+    except RuntimeError as error:
+        lines = str(error).strip().splitlines()
+        raise CodegenError(
+            f"The machine code cannot be loaded: {lines[-1] if lines else error}",
+            "Compile the model again with this version of planish.",
+        ) from None
+
+
+def _with_path(data: bytes | memoryview, use: Callable[[str], Any]) -> Any:
+    """Call `use` with a path under which `data` can be mapped as code; nothing stays behind.
+
+    The C library takes an equal path for an equal library, even after its descriptor was closed and used again.
+    Hence the redundant slashes: they spell a number that never comes twice.
+    """
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("planish-code", os.MFD_CLOEXEC), "wb") as file:
+            file.write(data)
+            file.flush()
+            unique = "".join(".//" if bit == "1" else "./" for bit in f"{next(_serial):b}")
+            try:
+                return use(f"/proc/self/{unique}fd/{file.fileno()}")
+            except (OSError, RuntimeError):
+                pass  # executable anonymous files may be forbidden
+    with tempfile.TemporaryDirectory(prefix="planish-code-") as folder:
+        path = Path(folder) / "code.so"
+        path.write_bytes(data)
+        return use(str(path))
+
+
+def _check_ffi_version(wanted: str, name: str) -> None:
+    found = _version("apache-tvm-ffi")
+    if found is None or found.split(".")[:3] != wanted.split(".")[:3]:
+        raise ArtifactError(
+            f"{name} was made for apache-tvm-ffi {wanted}; {found or 'an unknown version'} is installed.",
+            f"pip install 'apache-tvm-ffi=={wanted}', or compile the model again.",
+        )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,153 @@
+"""Running artifacts: load a file and call it. Needs neither torch nor the TVM compiler.
+
+load(path)(*inputs, **named) == model(*inputs, **named)      numpy in, numpy out; torch in, torch out
+
+A Compiled may be called from any thread. Its outputs are fresh, or the caller's `out`. Inputs may lie anywhere in
+the CPU's memory, at any element offset; what is not contiguous is copied. In a child made by fork after a call,
+calls work; but such a child must end as multiprocessing's do, by os._exit, since TVM's idle threads are gone there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import ArtifactError, CpuFeatureError, InputError
+from ...ir.report import PassReport
+from ...ir.signature import Signature
+from . import selftest, tensors
+from .artifact import Artifact, Contents
+from .engine import Engine
+from .profile import Profile, measure
+from .threads import check_threads
+
+__all__ = ["Compiled", "Profile", "from_contents", "load"]
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
+    """Load an artifact to be run by `threads` threads (all cores of the process by default).
+
+    Digests, versions and CPU features are checked before any code is mapped. Raises ArtifactError (NewerFormatError,
+    CpuFeatureError) or MissingDependencyError.
+    """
+    return Compiled(Artifact.open(path), threads)
+
+
+def from_contents(contents: Contents, threads: int | None = None) -> Compiled:
+    """What was just compiled, through the same checks and the same path as a file."""
+    return Compiled(Artifact.in_memory(contents), threads)
+
+
+class Compiled:
+    """A compiled model: call it like the model itself.
+
+    Attributes: `signature`, `report` (what each pass did), `manifest` (all that the file says of itself), `threads`.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int | None = None, here: bool = True) -> None:
+        """Make a checked artifact callable; with `here` false, one made for another machine is taken to be saved."""
+        self.threads = check_threads(threads)
+        self._artifact = artifact
+        self._calls = artifact.manifest["calls"]
+        self.signature: Signature = artifact.signature
+        self._loaded: Engine | None = None
+        if here or self.runs_here:
+            artifact.check_machine()
+            self._loaded = Engine(artifact, self.threads)
+
+    def __call__(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
+        """Run the model. Raises InputError if an input does not fit; `out` receives the outputs and is returned."""
+        values = self.signature.flatten(args, kwargs)
+        if out is None:
+            return self.signature.unflatten(self.run_flat(values))
+        self.run_flat(values, self.signature.output_tree.flatten(out, "out"))
+        return out
+
+    def run_flat(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> list[Any]:
+        """Run on flat inputs, in the signature's order; returns flat outputs, or writes them into `out`."""
+        arguments = self._accept(values)
+        if out is not None:
+            for target, spec in zip(out, self.signature.outputs, strict=True):
+                tensors.check_out(target, spec)
+        results = self._engine.call(arguments)
+        sources = {"result": results, "input": arguments, "weight": self._engine.weight_tensors}
+        kind = tensors.family(values)
+        delivered: list[Any] = []
+        for index, (ref, spec) in enumerate(zip(self._calls["outputs"], self.signature.outputs, strict=True)):
+            tensor, shape = sources[ref["source"]][ref["index"]], tuple(int(dim) for dim in spec.shape)
+            if out is None:
+                delivered.append(tensors.deliver(tensor, kind, ref["copy"], shape))
+            else:
+                tensors.write_out(out[index], tensor, shape)
+        return delivered if out is None else list(out)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine has the CPU features that the code needs."""
+        try:
+            self._artifact.check_machine()
+        except CpuFeatureError:
+            return False
+        return True
+
+    @property
+    def _engine(self) -> Engine:
+        if self._loaded is None:
+            self._artifact.check_machine()  # says what is missing
+            raise AssertionError("an artifact for this machine is loaded at once")
+        return self._loaded
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Versions, target, signature, call table, report: the artifact's own description."""
+        return self._artifact.manifest
+
+    @property
+    def report(self) -> tuple[PassReport, ...]:
+        """What each pass did, and refused with its reason."""
+        return self._artifact.report
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The calls in order: region, kind, layers, kernel."""
+        return list(self._calls["steps"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact, whole or not at all. Raises OutputError."""
+        self._artifact.save(path)
+
+    def profile(self, *args: Any, runs: int = 10, **kwargs: Any) -> Profile:
+        """Time each kernel call on these inputs; the medians of `runs` calls, by layer."""
+        arguments = self._accept(self.signature.flatten(args, kwargs))
+        self._engine.call(arguments)
+        return measure(lambda observer: self._engine.observe(arguments, observer), self._calls, runs)
+
+    def selftest(self) -> float:
+        """Run the vector inside the artifact; the largest difference relative to the outputs' scale.
+
+        Raises ArtifactError if it is too large, or if the artifact has no vector (it was made on another machine).
+        """
+        expected = self._artifact.expected
+        if expected is None:
+            raise ArtifactError(
+                f"{self._artifact.name} has no self-test: it was made on a machine that cannot run it.",
+                "Compare its outputs with the model's.",
+            )
+        outputs = [np.asarray(output) for output in self.run_flat(selftest.inputs(self.signature))]
+        return selftest.check(outputs, expected, self._artifact.name)
+
+    def __repr__(self) -> str:
+        """Name, signature and target."""
+        target = self.manifest["target"]["cpu"]
+        return f"Compiled({self.manifest['name']}: {self.signature} for {target}, {self.threads} thread(s))"
+
+    def _accept(self, values: Sequence[Any]) -> list[Any]:
+        """Check every input and make it an argument."""
+        if len(values) != len(self.signature.inputs):
+            count = len(self.signature.inputs)
+            raise InputError(f"{len(values)} inputs were given, {count} are expected.", f"Give {self.signature}.")
+        specs = zip(values, self.signature.inputs, self._calls["alignments"], strict=True)
+        return [self._engine.tensor(tensors.accept(value, spec, alignment)) for value, spec, alignment in specs]

@@ -1,0 +1,177 @@
+"""What callers pass and get: NumPy arrays, torch tensors, anything with DLPack; checked, and copied only if needed.
+
+accept(value) = the same elements, contiguous, on the CPU, aligned as the kernels that read them assume
+
+Imports neither torch nor TVM; torch is used only where the caller has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...ir.signature import TensorSpec
+
+
+def accept(value: Any, spec: TensorSpec, alignment: int) -> Any:
+    """An object with DLPack that holds the elements of `value`; raises InputError if it does not fit `spec`."""
+    if _is_torch(value):
+        return _accept_torch(value, spec, alignment)
+    return _accept_numpy(_to_numpy(value, spec), spec, alignment)
+
+
+def family(values: Sequence[Any]) -> str:
+    """What the outputs should be: "torch" if any input is a torch tensor, else the first input's own kind."""
+    if any(_is_torch(value) for value in values):
+        return "torch"
+    namespaces = (
+        v for v in values if not isinstance(v, (np.ndarray, np.generic)) and hasattr(v, "__array_namespace__")
+    )
+    first = next(namespaces, None)
+    return "numpy" if first is None else str(first.__array_namespace__().__name__)
+
+
+def deliver(tensor: Any, kind: str, copy: bool, shape: tuple[int, ...]) -> Any:
+    """A result (or weight, or input) in the caller's kind and shape, sharing memory with nothing if `copy`."""
+    if kind == "torch":
+        import torch
+
+        result = torch.from_dlpack(tensor).reshape(shape)
+        return result.clone() if copy else result
+    array = np.from_dlpack(tensor).reshape(shape)
+    if copy:
+        array = array.copy()
+    if kind == "numpy":
+        return array
+    return sys.modules[kind].from_dlpack(array)
+
+
+def check_out(value: Any, spec: TensorSpec) -> None:
+    """Raise InputError unless an output can be written into `value`."""
+    if _is_torch(value):
+        _check_torch(value, spec)
+        return
+    if not isinstance(value, np.ndarray):
+        raise InputError(
+            f"out={spec.name!r} is a {type(value).__name__}, into which no result can be written.",
+            "Give a NumPy array or a torch tensor, as numpy.empty or torch.empty make them.",
+        )
+    _check_numpy(value, spec)
+    if not value.flags.writeable:
+        raise InputError(f"out={spec.name!r} is a read-only array.", "Give an array that may be written.")
+
+
+def write_out(out: Any, tensor: Any, shape: tuple[int, ...]) -> None:
+    """Copy a result into the caller's `out`."""
+    if _is_torch(out):
+        import torch
+
+        out.detach().copy_(torch.from_dlpack(tensor).reshape(shape))
+    else:
+        np.copyto(out, np.from_dlpack(tensor).reshape(shape))
+
+
+def aligned_copy(array: np.ndarray, alignment: int = 64) -> np.ndarray:
+    """A contiguous copy at an aligned address."""
+    memory = np.empty(array.nbytes + alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _is_torch(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
+
+
+def _to_numpy(value: Any, spec: TensorSpec) -> np.ndarray:
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"Input {spec.name!r} is a masked array.", "Fill it first: x.filled(0).")
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.asarray(value)
+    if not hasattr(value, "__dlpack__"):
+        raise InputError(
+            f"Input {spec.name!r} is a {type(value).__name__}, not an array.",
+            f"Give a NumPy array, a torch tensor or anything with DLPack, as {spec}.",
+        )
+    try:
+        device = int(value.__dlpack_device__()[0])
+        if device != 1:
+            raise InputError(f"Input {spec.name!r} is not in the CPU's memory.", "Copy it to the CPU first.")
+        return np.from_dlpack(value)
+    except (BufferError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"Input {spec.name!r} cannot be read: {error}.", f"Give {spec} on the CPU.") from None
+
+
+def _accept_numpy(array: np.ndarray, spec: TensorSpec, alignment: int) -> np.ndarray:
+    _check_numpy(array, spec)
+    flags = array.flags
+    if flags.c_contiguous and flags.writeable and flags.aligned and array.ctypes.data % alignment == 0:
+        return array
+    return aligned_copy(array)
+
+
+def _accept_torch(value: Any, spec: TensorSpec, alignment: int) -> Any:
+    _check_torch(value, spec)
+    try:
+        tensor = value.detach().resolve_neg().contiguous()
+        address = tensor.data_ptr()
+        if address % max(alignment, tensor.element_size()):
+            tensor = tensor.clone()  # torch allocates at 64 bytes
+        return tensor
+    except (RuntimeError, NotImplementedError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"Input {spec.name!r} cannot be read: {said}", f"Give {spec} on the CPU.") from None
+
+
+def _check_numpy(array: np.ndarray, spec: TensorSpec) -> None:
+    if not array.dtype.isnative:
+        raise InputError(
+            f"Input {spec.name!r} is in the other byte order ({array.dtype.str}).",
+            f"Convert it: x.astype({spec.dtype!r}).",
+        )
+    if array.dtype.name != spec.dtype:
+        raise InputError(
+            f"Input {spec.name!r} is {array.dtype.name}, expected {spec.dtype}.",
+            f"Convert it: x.astype({spec.dtype!r}).",
+        )
+    _check_shape(array.shape, spec)
+
+
+def _check_torch(tensor: Any, spec: TensorSpec) -> None:
+    import torch
+
+    if tensor.device.type != "cpu":
+        raise InputError(f"Input {spec.name!r} is on {tensor.device}.", "Copy it to the CPU first: x.cpu().")
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise InputError(f"Input {spec.name!r} is a {kind} tensor.", "Make it dense first: x.to_dense().")
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype != spec.dtype:
+        raise InputError(
+            f"Input {spec.name!r} is {dtype}, expected {spec.dtype}.", f"Convert it: x.to(torch.{spec.dtype})."
+        )
+    _check_shape(tuple(tensor.shape), spec)
+
+
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
+    if len(shape) != len(spec.shape):
+        raise InputError(
+            f"Input {spec.name!r} has {len(shape)} dimensions {_show(shape)}, expected {len(spec.shape)}: {spec}.",
+            "Add or remove dimensions, or compile the model for this shape.",
+        )
+    if wrong := [i for i, (a, b) in enumerate(zip(shape, spec.shape, strict=True)) if a != b]:
+        raise InputError(
+            f"Input {spec.name!r} has shape {_show(shape)}, expected {_show(spec.shape)}"
+            f" (dimension{'s' * (len(wrong) > 1)} {', '.join(map(str, wrong))} differ{'s' * (len(wrong) == 1)}).",
+            "Bring it to that shape, or compile the model for this one.",
+        )
+
+
+def _show(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
