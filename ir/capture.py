@@ -144,9 +144,14 @@ def _input_name(node: fx.Node) -> str:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    """torch.export, with its warnings kept in and its errors turned into ours."""
+    """torch.export, with its warnings kept in and its errors turned into ours.
+
+    Each example is passed as a tensor object of its own: export takes one object for one input, and would let
+    two inputs that are the same example (or a weight) be the same for ever.
+    """
     try:
         with _quiet():
+            args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
             return _settle(torch.export.export(model, args, kwargs).run_decompositions({}))
     except PlanishError:
         raise

@@ -105,7 +105,7 @@ class Signature:
         """`inputs`' names as distinct Python identifiers: the targets of the graph's placeholders."""
         names: list[str] = []
         for spec in self.inputs:
-            names.append(_unique(_identifier(spec.name), names))
+            names.append(unique_name(_identifier(spec.name), names))
         return tuple(names)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
@@ -217,7 +217,7 @@ def _identifier(name: str) -> str:
     return f"{word}_" if keyword.iskeyword(word) or word in _TAKEN else word
 
 
-def _unique(name: str, taken: Sequence[str]) -> str:
+def unique_name(name: str, taken: Sequence[str]) -> str:
     """`name`, or `name_1`, `name_2`... if taken."""
     candidate, count = name, 0
     while candidate in taken:
@@ -230,7 +230,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
     """The names with repeated ones numbered."""
     result: list[str] = []
     for name in names:
-        result.append(_unique(name, result))
+        result.append(unique_name(name, result))
     return result
 
 

@@ -6,7 +6,7 @@ structure(tree_structure(value), leaves)  nests like  value
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,18 +34,19 @@ def _structure(spec: Any, leaves: Iterator[Structure]) -> Structure:
     if spec.is_leaf():
         return next(leaves)
     children = tuple(_structure(child, leaves) for child in spec.children())
-    if spec.type in (list, deque):
+    kind = spec.context if spec.type is namedtuple else spec.type  # pytree keeps a named tuple's class beside
+    if kind in (list, deque):
         return Structure("list", children)
-    if spec.type in (tuple, torch.Size):
+    if kind in (tuple, torch.Size):
         return Structure("tuple", children)
-    fields = record_fields(spec.type, spec.context)
+    fields = record_fields(kind, spec.context)
     if fields is not None:
-        return Structure("namedtuple", children, (spec.type.__name__, *fields))
+        return Structure("namedtuple", children, (kind.__name__, *fields))
     keys = _dict_keys(spec)
     if keys is not None and len(keys) == len(children) and all(isinstance(k, str | int) for k in keys):
         return Structure("dict", children, tuple(keys))
     raise CaptureError(
-        f"The model takes or returns a {spec.type.__module__}.{spec.type.__qualname__}, which has no plain form.",
+        f"The model takes or returns a {kind.__module__}.{kind.__qualname__}, which has no plain form.",
         "Use tuples, lists, dicts with string keys, or named tuples at the model's border.",
     )
 

@@ -22,7 +22,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec,
 from ..errors import CaptureError, DynamicShapeError, MutatedBufferError, TrainModeError
 from .origins import origin
 from .program import Origin, Program
-from .signature import Parameter, Signature, TensorSpec, input_names, output_names
+from .signature import Parameter, Signature, TensorSpec, input_names, output_names, unique_name
 from .structure import Structure
 from .trees import LEAF, constant, structure
 
@@ -148,17 +148,27 @@ class _Unlift:
 
     def _get_attrs(self) -> None:
         """One `get_attr` for each weight that is read, tied ones sharing it."""
-        by_storage: dict[tuple[Any, ...], fx.Node] = {}
-        order = {key: i for i, key in enumerate([*self.exported.state_dict, *self.exported.constants])}
+        names = self._first_names()
+        nodes: dict[tuple[Any, ...], fx.Node] = {}
         entries = [entry for spec in self.exported.graph_signature.input_specs if (entry := self._weight(spec))]
-        for old, qualified, tensor in sorted(entries, key=lambda entry: order.get(entry[1], len(order))):
+        for old, qualified, tensor in entries:
             if old not in self.live:
                 continue
             identity = _storage(tensor)
-            if identity not in by_storage:
-                _refuse_unreadable(qualified, tensor)
-                by_storage[identity] = self._get_attr(qualified, tensor, old)
-            self.env[old] = by_storage[identity]
+            if identity not in nodes:
+                name = unique_name(names.get(identity, qualified), tuple(self.weights))
+                _refuse_unreadable(name, tensor)
+                nodes[identity] = self._get_attr(name, tensor, old)
+            self.env[old] = nodes[identity]
+
+    def _first_names(self) -> dict[tuple[Any, ...], str]:
+        """The first name of each storage; export itself keeps the last one of tied weights."""
+        names: dict[tuple[Any, ...], str] = {}
+        for table in (self.exported.state_dict, self.exported.constants):
+            for name, value in table.items():
+                if isinstance(value, torch.Tensor):
+                    names.setdefault(_storage(value), name)
+        return names
 
     def _weight(self, spec: InputSpec) -> tuple[fx.Node, str, torch.Tensor] | None:
         """(placeholder, qualified name, tensor) if this input of the exported graph is a weight."""
@@ -245,8 +255,10 @@ def _spec(name: str, value: torch.Tensor) -> TensorSpec:
 
 
 def _storage(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Equal for tensors that are the same elements in the same order; empty tensors are told apart by identity."""
-    place = tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided and tensor.numel() else id(tensor)
+    """Equal for tensors that are the same elements in the same order; those without storage differ by identity."""
+    if tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
+        return (id(tensor),)
+    place = tensor.untyped_storage().data_ptr()
     return place, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
