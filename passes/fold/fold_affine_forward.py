@@ -11,10 +11,27 @@ Conditions:
 - scale and shift are finite, and the weights' type holds what they were given in.
 
 Before:
-{before}
+    program(%x: f32[1, 2]) normalized {
+      @bn.weight: f32[2] = [1.0, 2.0]
+      @bn.bias: f32[2] = [0.5, 0.0]
+      @bn.mean: f32[2] = [1.0, -1.0]
+      @bn.var: f32[2] = [0.25, 4.0]
+      @fc.weight: f32[1, 2] = [[1.0, 3.0]]
+      @fc.bias: f32[1] = [1.0]
+      %relu: f32[1, 2] = relu(%x)
+      %bn: f32[1, 2] = batch_norm(%relu, @bn.weight, @bn.bias, @bn.mean, @bn.var, false, 0.1, 0.0, false)   # bn
+      %fc: f32[1, 1] = linear(%bn, @fc.weight, @fc.bias)   # fc
+      return %fc
+    }
 
 After:
-{after}
+    program(%x: f32[1, 2]) normalized {
+      @fc.weight_1: f32[1, 2] = [[2.0, 3.0]]
+      @fc.bias_1: f32[1] = [2.5]
+      %relu: f32[1, 2] = relu(%x)
+      %linear: f32[1, 1] = linear(%relu, @fc.weight_1, @fc.bias_1)   # fc, bn
+      return %linear
+    }
 """
 
 from __future__ import annotations

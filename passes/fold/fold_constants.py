@@ -13,10 +13,22 @@ Conditions:
   whole is refused, or undone by an `expand` of the part that is not repeated.
 
 Before:
-{before}
+    program(%x: f32[1, 2]) normalized {
+      @direction: f32[2, 2] = [[3.0, 4.0], [0.0, 2.0]]
+      @length: f32[2, 1] = [[10.0], [3.0]]
+      %norm: f32[2, 1] = linalg_vector_norm(@direction, 2, [1], true)
+      %unit: f32[2, 2] = div.Tensor(@direction, %norm)
+      %weight: f32[2, 2] = mul.Tensor(%unit, @length)
+      %y: f32[1, 2] = linear(%x, %weight, none)
+      return %y
+    }
 
 After:
-{after}
+    program(%x: f32[1, 2]) normalized {
+      @direction_1: f32[2, 2] = [[6.0, 8.0], [0.0, 3.0]]
+      %y: f32[1, 2] = linear(%x, @direction_1, none)
+      return %y
+    }
 """
 
 from __future__ import annotations
@@ -83,10 +95,10 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def _is_repeated_weight(node: fx.Node) -> bool:
     """Say whether a node is an `expand` of a weight that storing would make much larger."""
     source: Any = node.args[0] if node.target is aten.expand.default else None
+    if source is None or source.op != "get_attr":
+        return False
     size: int = node.meta["val"].numel()
-    return (
-        source is not None and source.op == "get_attr" and size > max(REPEATS_FROM, 2 * source.meta["val"].numel() - 1)
-    )
+    return size > REPEATS_FROM and size >= 2 * source.meta["val"].numel()
 
 
 def _size(tensor: Tensor) -> str:

@@ -46,9 +46,8 @@ def check(node: fx.Node, map_: Affine, program: Program) -> str | None:
     if not weight.is_floating_point():
         return f"the weight of {named(node)} is {weight.dtype}"
     if wider(weight.dtype, map_.dtype) != weight.dtype:
-        return (
-            f"a {short(weight.dtype)} weight of {named(node)} would lose the precision of a {short(map_.dtype)} affine"
-        )
+        types = f"a {short(map_.dtype)} affine does not fit a {short(weight.dtype)} weight"
+        return f"{named(node)} would lose precision: {types}"
     return None
 
 

@@ -8,10 +8,25 @@ shape [C, 1, ...], so that it can be some kernel's epilogue. A scale of ones and
 Conditions: scale and shift are finite, and nobody reads the values inside the run.
 
 Before:
-{before}
+    program(%x: f32[1, 2, 4, 4]) normalized {
+      @bn.weight: f32[2] = [1.0, 2.0]
+      @bn.bias: f32[2] = [0.5, 0.0]
+      @bn.mean: f32[2] = [1.0, -1.0]
+      @bn.var: f32[2] = [0.25, 4.0]
+      %bn: f32[1, 2, 4, 4] = batch_norm(%x, @bn.weight, @bn.bias, @bn.mean, @bn.var, false, 0.1, 0.0, false)   # bn
+      %relu: f32[1, 2, 4, 4] = relu(%bn)
+      return %relu
+    }
 
 After:
-{after}
+    program(%x: f32[1, 2, 4, 4]) normalized {
+      @bn.scale: f32[2, 1, 1] = [[[2.0]], [[1.0]]]
+      @bn.shift: f32[2, 1, 1] = [[[-1.5]], [[1.0]]]
+      %mul: f32[1, 2, 4, 4] = mul.Tensor(%x, @bn.scale)   # bn
+      %add: f32[1, 2, 4, 4] = add.Tensor(%mul, @bn.shift)   # bn
+      %relu: f32[1, 2, 4, 4] = relu(%add)
+      return %relu
+    }
 """
 
 from __future__ import annotations

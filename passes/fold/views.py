@@ -41,9 +41,9 @@ def average(node: fx.Node, map_: Affine) -> Affine | None:
     """Pass an average pooling: each output is a mean of inputs unless zeros of the padding are counted."""
     source: Any = node.args[0]
     padding: Any = node.args[3]
-    include_pad, divisor = node.args[5:7]
+    include_pad, *divisor = node.args[5:]  # 1d has no divisor
     spatial = len(node.args[1])  # type: ignore[arg-type]
-    whole = divisor is None and not (include_pad and any(padding))
+    whole = divisor in ([], [None]) and not (include_pad and any(padding))
     if not whole and bool(map_.shift.any()):
         return None
     return map_ if map_.axis is None or map_.axis < value(source).dim() - spatial else None
