@@ -69,7 +69,7 @@ def anonymous_file(fill: Callable[[BinaryIO], None]) -> mmap.mmap:
         if hasattr(os, "memfd_create"):
             file: BinaryIO = os.fdopen(os.memfd_create("planish", os.MFD_CLOEXEC), "w+b")
         else:
-            file = tempfile.TemporaryFile()  # type: ignore[assignment]  # noqa: SIM115 (closed below)
+            file = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
         with file:
             fill(file)
             file.flush()

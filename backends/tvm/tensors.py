@@ -38,9 +38,9 @@ def family(values: Sequence[Any]) -> str:
 def deliver(tensor: Any, kind: str, copy: bool, shape: tuple[int, ...]) -> Any:
     """A result (or weight, or input) in the caller's kind and shape, sharing memory with nothing if `copy`."""
     if kind == "torch":
-        import torch
+        from torch.utils.dlpack import from_dlpack
 
-        result = torch.from_dlpack(tensor).reshape(shape)
+        result = from_dlpack(tensor).reshape(shape)
         return result.clone() if copy else result
     array = np.from_dlpack(tensor).reshape(shape)
     if copy:
@@ -68,9 +68,9 @@ def check_out(value: Any, spec: TensorSpec) -> None:
 def write_out(out: Any, tensor: Any, shape: tuple[int, ...]) -> None:
     """Copy a result into the caller's `out`."""
     if _is_torch(out):
-        import torch
+        from torch.utils.dlpack import from_dlpack
 
-        out.detach().copy_(torch.from_dlpack(tensor).reshape(shape))
+        out.detach().copy_(from_dlpack(tensor).reshape(shape))
     else:
         np.copyto(out, np.from_dlpack(tensor).reshape(shape))
 

@@ -59,7 +59,7 @@ def in_pool(threads: int, configure: Callable[..., Any], size: Callable[[], int]
         return call()
     if _fits(threads, configure, size):
         return call()
-    return _helper(threads).submit(in_pool, threads, configure, size, call).result()
+    return _helper(threads).submit(lambda: in_pool(threads, configure, size, call)).result()
 
 
 def _fits(threads: int, configure: Callable[..., Any], size: Callable[[], int]) -> bool:
