@@ -129,7 +129,7 @@ def _matching_runs(shape: Sequence[int], target: Sequence[int]) -> list[tuple[li
 
 def _slice(args: Sequence[Any]) -> tuple[int, int, int, int]:
     """(dim, start, end, step) of aten.slice.Tensor, normalized bounds assumed."""
-    dim, start, end, step = (*args, *(0, 0, 0, 1)[len(args) :])
+    dim, start, end, step = [*args, *(0, 0, 0, 1)[len(args) :]]
     return int(dim), int(start or 0), int(end or 0), int(step)
 
 

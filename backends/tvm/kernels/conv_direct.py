@@ -13,9 +13,11 @@ The input may be PLAIN as well (it is only ever read one scalar at a time): that
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +26,11 @@ from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..plan import PLAIN, Layout
 from ..template import Lowered, Packed, Refused, Task, Wants
+from .accumulate import PART, Accumulators, part_end, parts_of
 from .emit import Buffer, Expr, Function, PackedArg, const
+from .rows import Rows
 from .tiles import L2_BYTES, Product, Tile, choose
-from .window import Axis, Run, runs, unrolled
-
-_BODY = 256
-_TOTAL = 1024
-"""Multiply-adds that may be written out in one tile and in all tiles of a kernel (compile time grows with them)."""
+from .window import Axes, Axis, Run, three_axes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Conv:
     channels: int
     out_channels: int
     groups: int
-    axes: tuple[Axis, Axis, Axis]
+    axes: Axes
     x: int
     w: int
     bias: int | None
@@ -73,8 +73,7 @@ def read_conv(task: Task) -> Conv | Refused:
     if len(x) not in (3, 4, 5) or len(stride) != len(x) - 2:
         return Refused(f"rank {len(x)}")
     spatial = [Axis(*a) for a in zip(x[2:], out[2:], w[2:], stride, padding, dilation, strict=True)]
-    axes = (*[Axis(1, 1)] * (3 - len(spatial)), *spatial)
-    return Conv(x[0], x[1], out[1], groups, axes, places[0], places[1], places[2])
+    return Conv(x[0], x[1], out[1], groups, three_axes(spatial), places[0], places[1], places[2])
 
 
 def _placeholder(task: Task, node: Any) -> int | None:
@@ -122,6 +121,15 @@ def default_tile(conv: Conv, task: Task) -> Tile:
     return choose(Product(width, blocks, depth, outer, split_rows=conv.pointwise), task.target, block)
 
 
+class _Place(NamedTuple):
+    """What a task of the parallel loop computes: chunk of output channels, image, depth and row."""
+
+    chunk: Expr
+    n: Expr
+    z: Expr
+    y: Expr
+
+
 class _Kernel:
     """The convolution kernel of one task, for one tile."""
 
@@ -136,18 +144,15 @@ class _Kernel:
         self.in_blocks = -(-self.in_channels // self.block)
         self.out_blocks = -(-conv.out_channels // self.block)
         self.chunks = self.out_blocks // tile.blocks
-        tiles = runs(self.axes[2], tile.rows)
-        self.kw = self.axes[2].kernel
-        self.loop_taps = max(r.fmas for r in tiles) * tile.blocks > _BODY or unrolled(tiles) * tile.blocks > _TOTAL
-        if self.loop_taps:
-            tiles = runs(self.axes[2], tile.rows, self.axes[2].interior)
-        self.tiles = tiles
+        self.rows = Rows.plan(self.axes[2], tile.rows, tile.blocks)
 
     def lower(self) -> Lowered:
         """Emit everything."""
         taken = [self.conv.w] + ([] if self.conv.bias is None else [self.conv.bias])
         operands = plan_operands(self.task, f"c{self.block}", taken)
-        weights = [self._pack_weight()] + ([] if self.conv.bias is None else [self._pack_bias()])
+        weights = [self._pack_weight()]
+        if self.conv.bias is not None:
+            weights.append(pack_bias(self.conv.bias, self.out_blocks * self.block, self.block))
         self.exact = self.conv.out_channels % self.block != 0 and reads_exact_lanes(self.task, operands)
         anchor: Any = self.task.region.anchor_node
         with Function(self.task, f"c{self.block}", operands, weights) as f:
@@ -170,74 +175,57 @@ class _Kernel:
     def _emit(self) -> None:
         """The parallel loop over batch, chunks of output channels and rows (or tiles, where rows are few)."""
         f, (d, h, _) = self.f, self.axes
-        by_tile = self.conv.batch * self.chunks * d.out * h.out < 8 * self.task.target.threads and not self.loop_taps
-        by_tile = by_tile or self.flat
-        parts = [self.chunks, self.conv.batch, d.out, h.out, sum(r.count for r in self.tiles) if by_tile else 1]
+        few = self.conv.batch * self.chunks * d.out * h.out < 8 * self.task.target.threads
+        by_tile = self.flat or (few and not self.rows.loop_taps)
+        parts = [self.chunks, self.conv.batch, d.out, h.out, self.rows.count if by_tile else 1]
         order = [0, 1, 2, 3, 4] if self._weights_outermost() else [1, 2, 3, 4, 0]
         with f.parallel(prod(parts)) as task:
             where: list[Expr] = [0] * 5
             for axis, index in zip(order, f.unravel(task, [parts[a] for a in order]), strict=True):
                 where[axis] = index
-            chunk, n, z, y, tile = where
+            *place, tile = where
+
+            def body(start: Expr, run: Run | None) -> None:
+                self._tile(_Place(*place), start, run)
+
             if by_tile:
-                f.branches(self._tile_cases(chunk, n, z, y, tile))
+                self.rows.tile(f, tile, body)
             else:
-                self._row(chunk, n, z, y)
+                self.rows.row(f, body)
 
     def _weights_outermost(self) -> bool:
         """Whether each chunk's weights are read once and the input once a chunk, or the input once (see L2_BYTES)."""
         weights = 4 * self.conv.out_channels * self.in_channels * prod(a.kernel for a in self.axes)
         image = 4 * self.conv.batch * self.conv.channels * prod(a.size for a in self.axes)
-        rows = self.conv.batch * self.axes[0].out * self.axes[1].out * (len(self.tiles) if self.flat else 1)
+        rows = self.conv.batch * self.axes[0].out * self.axes[1].out * (self.rows.count if self.flat else 1)
         chunk_first = weights + image * (self.chunks if image > L2_BYTES else 1)
         row_first = image + weights * (rows if weights > L2_BYTES else 1)
         return chunk_first <= row_first
 
-    def _tile_cases(self, chunk: Expr, n: Expr, z: Expr, y: Expr, tile: Expr) -> list[Any]:
-        """One branch for each run of tiles."""
-        cases, first = [], 0
-        for run in self.tiles:
-            start = run.start + (tile - first) * run.width
-            cases.append(
-                (tile < first + run.count, lambda run=run, start=start: self._tile(chunk, n, z, y, start, run))
-            )
-            first += run.count
-        return cases
-
-    def _row(self, chunk: Expr, n: Expr, z: Expr, y: Expr) -> None:
-        """All tiles of an output row."""
-        for run in self.tiles:
-            with self.f.serial(run.count) as i:
-                self._tile(chunk, n, z, y, run.start + i * run.width, run)
-        if self.loop_taps:
-            width = self.axes[2]
-            for lo, hi in ((0, width.interior.start), (max(width.interior.stop, width.interior.start), width.out)):
-                if lo < hi:
-                    with self.f.serial(hi, lo) as x:
-                        self._tile(chunk, n, z, y, x, None)
-
-    def _tile(self, chunk: Expr, n: Expr, z: Expr, y: Expr, start: Expr, run: Run | None) -> None:
-        """Accumulate one tile and store it. Without a run: one pixel, whose taps are a loop with bounds."""
-        f = self.f
-        width = run.width if run else 1
-        acc = [[f.vector(self.block) for _ in range(self.tile.blocks)] for _ in range(width)]
-        for row in acc:
-            for b, lane_buffer in enumerate(row):
-                with f.lanes(self.block) as v:
-                    f.store(lane_buffer, self._initial(chunk * self.tile.blocks + b, v), [v])
-        with f.serial(self.in_blocks) as ic:
+    def _tile(self, at: _Place, start: Expr, run: Run | None) -> None:
+        """Accumulate one tile and store it."""
+        f, width = self.f, run.width if run else 1
+        taps = prod(a.kernel for a in self.axes)
+        by_row = taps * min(self.block, self.in_channels) > 2 * PART
+        parts, size = (self.in_blocks, 1) if by_row else parts_of(self.in_blocks, taps * self.block)
+        acc = Accumulators(f, width, self.tile.blocks, self.block, by_row or parts > 1)
+        acc.start(lambda b, v: self._initial(at.chunk * self.tile.blocks + b, v))
+        (z_low, z_high), (y_low, y_high) = self.axes[0].bounds(at.z), self.axes[1].bounds(at.y)
+        with ExitStack() as loops:
+            part = loops.enter_context(f.serial(parts))
+            loops.enter_context(nullcontext() if by_row else acc.part())
+            ic = loops.enter_context(f.serial(part_end(f, part, size, self.in_blocks), part * size))
             lanes = self._lanes_of(ic)
-            with f.serial(*reversed(self.axes[0].bounds(z))) as kd, f.serial(*reversed(self.axes[1].bounds(y))) as kh:
-                with f.serial(lanes) as ii:
-                    place = (chunk, n, ic, ii, z, y, kd, kh)
-                    if run and not self.loop_taps:
-                        for kw in range(self.kw):
-                            self._multiply(acc, place, start, kw, [i for i in range(width) if kw in run.taps[i]])
-                    else:
-                        low, high = (0, self.kw) if run else self.axes[2].bounds(start)
-                        with f.serial(high, low) as kw:
-                            self._multiply(acc, place, start, kw, range(width))
-        self._finish(acc, chunk, n, z, y, start)
+            kd = loops.enter_context(f.serial(z_high, z_low))
+            kh = loops.enter_context(f.serial(y_high, y_low))
+            loops.enter_context(acc.part() if by_row else nullcontext())
+            ii = loops.enter_context(f.serial(lanes))
+
+            def each(kw: Expr, pixels: Iterable[int]) -> None:
+                self._multiply(acc, at, (ic, kd, kh, ii, kw), start, pixels)
+
+            self.rows.taps(f, start, run, each)
+        self._finish(acc, width, at, start)
 
     def _lanes_of(self, ic: Expr) -> Expr:
         """Input channels in block `ic`: never a lane past the last channel."""
@@ -247,42 +235,44 @@ class _Kernel:
             return self.in_channels
         return self.f.let(tirx.min(self.block, self.in_channels - ic * self.block))
 
-    def _multiply(self, acc: list[list[Buffer]], place: tuple[Expr, ...], start: Expr, kw: Expr, pixels: Any) -> None:
+    def _multiply(
+        self, acc: Accumulators, at: _Place, tap: tuple[Expr, ...], start: Expr, pixels: Iterable[int]
+    ) -> None:
         """One tap of one input channel: pixels outermost, or every broadcast is hoisted and spills."""
-        f, weight = self.f, self.f.weights[0]
-        chunk, n, ic, ii, z, y, kd, kh = place
+        weight = self.f.weights[0]
+        ic, kd, kh, ii, kw = tap
         for i in pixels:
-            where = [a.source(p, k) for a, p, k in zip(self.axes, (z, y, start + i), (kd, kh, kw), strict=True)]
+            outs, taps = (at.z, at.y, start + i), (kd, kh, kw)
+            where = [a.source(p, k) for a, p, k in zip(self.axes, outs, taps, strict=True)]
             for b in range(self.tile.blocks):
-                with f.lanes(self.block) as v:
-                    product = self._x(n, chunk, ic, ii, where) * weight[chunk, ic, kd, kh, ii, kw, b, v]
-                    f.store(acc[i][b], acc[i][b][v] + product, [v])
+                x = self._x(at, ic, ii, where)
+                acc.add(i, b, lambda v, x=x, b=b: x * weight[at.chunk, ic, kd, kh, ii, kw, b, v])
 
-    def _x(self, n: Expr, chunk: Expr, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
+    def _x(self, at: _Place, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
         """One scalar of the input."""
-        group = chunk // (self.chunks // self.conv.groups) if self.conv.groups > 1 else 0
+        group = at.chunk // (self.chunks // self.conv.groups) if self.conv.groups > 1 else 0
         block = group * self.in_blocks + ic
         if self.task.inputs[self.conv.x].layout == PLAIN:
-            return self.x[(n, block * self.block + ii, *where)]
-        return self.x[(n, block, *where, ii)]
+            return self.x[(at.n, block * self.block + ii, *where)]
+        return self.x[(at.n, block, *where, ii)]
 
     def _initial(self, block: Expr, v: Expr) -> Expr:
         return const(0.0) if self.conv.bias is None else self.f.weights[1][block * self.block + v]
 
-    def _finish(self, acc: list[list[Buffer]], chunk: Expr, n: Expr, z: Expr, y: Expr, start: Expr) -> None:
+    def _finish(self, acc: Accumulators, width: int, at: _Place, start: Expr) -> None:
         """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
 
         def write(last: bool) -> None:
-            for i, row in enumerate(acc):
-                for b, vector in enumerate(row):
+            for i in range(width):
+                for b in range(self.tile.blocks):
                     rest = self.conv.out_channels % self.block
                     lanes = rest if last and b == self.tile.blocks - 1 else self.block
                     with self.f.lanes(lanes) as v:
-                        channel = (chunk * self.tile.blocks + b) * self.block + v
-                        self.epilogue.store([n, channel, *self._space(z, y, start + i)], vector[v])
+                        channel = (at.chunk * self.tile.blocks + b) * self.block + v
+                        self.epilogue.store([at.n, channel, *self._space(at.z, at.y, start + i)], acc.total(i, b)[v])
 
         if self.exact:
-            self.f.branches([(chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])
+            self.f.branches([(at.chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])
         else:
             write(False)
 
@@ -299,12 +289,6 @@ class _Kernel:
             index.append(part % extent if position else part)
         return index
 
-    def _pack_bias(self) -> PackedArg:
-        """Zeros in the lanes past the channels."""
-        size = self.out_blocks * self.block
-        assert self.conv.bias is not None
-        return PackedArg(Packed(self.conv.bias, f"o{self.block}", lambda b: np.pad(b, (0, size - b.shape[0]))), (size,))
-
     def _pack_weight(self) -> PackedArg:
         """[chunk, ic, kd, kh, ii, kw, block, lane], zeros in the lanes past the channels."""
         block, tile = self.block, self.tile
@@ -320,3 +304,8 @@ class _Kernel:
             return np.ascontiguousarray(split.transpose(0, 3, 5, 6, 4, 7, 1, 2))
 
         return PackedArg(Packed(self.conv.w, f"Oidhi{inner}w{tile.blocks}o{block}", pack), dims)
+
+
+def pack_bias(position: int, size: int, block: int) -> PackedArg:
+    """A vector over the channels, zeros in the lanes past them."""
+    return PackedArg(Packed(position, f"o{block}", lambda b: np.pad(b, (0, size - b.shape[0]))), (size,))

@@ -126,7 +126,7 @@ class Function:
     def let(self, value: Expr, extent: int | None = None) -> Expr:
         """Compute once and name; an index in [0, extent) tells the analyzer so."""
         value = self.simplify(value)
-        if isinstance(value, int) or isinstance(value, tirx.IntImm):
+        if isinstance(value, (int, tirx.IntImm)):
             return int(value)
         var = T.Bind(value)
         if extent is not None:

@@ -58,6 +58,16 @@ class Axis:
         return z * self.stride - self.pad + tap * self.dilation
 
 
+Axes = tuple[Axis, Axis, Axis]
+"""Depth, height, width; an axis that an operator lacks is one pixel under one tap."""
+
+
+def three_axes(spatial: Sequence[Axis]) -> Axes:
+    """Fill up with axes of one pixel in front."""
+    d, h, w = [Axis(1, 1)] * (3 - len(spatial)) + list(spatial)
+    return d, h, w
+
+
 @dataclass(frozen=True)
 class Run:
     """`count` tiles of `width` pixels from `start` on, all of whose i-th pixels see the taps `taps[i]`."""

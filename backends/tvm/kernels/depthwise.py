@@ -1,0 +1,142 @@
+"""Depthwise convolution (1d, 2d, 3d): one filter a channel, sixteen channels a vector, float32.
+
+    y[n, c, z] = epilogue(b[c] + sum over taps k of z:  x[n, c, z*stride - pad + k*dilation] * w[c, k])
+
+Neighbouring pixels of a tile share their loads; weights are packed [channel block][kd][kh][kw][lane].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
+from ..plan import Layout
+from ..template import Lowered, Packed, Refused, Task, Wants
+from .conv_direct import Conv, pack_bias, read_conv
+from .emit import Expr, Function, PackedArg, const
+from .rows import Rows
+from .window import Run
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """The template: as many groups as input and as output channels."""
+
+    name: str = "depthwise"
+
+    def wants(self, task: Task) -> Wants | Refused:
+        """Everything blocked."""
+        conv = read_conv(task)
+        if isinstance(conv, Refused):
+            return conv
+        if not conv.groups == conv.channels == conv.out_channels or conv.groups == 1:
+            return Refused(f"{conv.groups} groups of {conv.channels} channels to {conv.out_channels} are not depthwise")
+        layout: Layout = f"c{task.target.block}"
+        anchor: Any = task.region.anchor_node
+        if reason := check_epilogue(task, anchor, layout):
+            return Refused(reason)
+        return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
+
+    def emit(self, task: Task) -> Lowered:
+        """Parallel over rows, tiles of pixels within a row."""
+        conv = read_conv(task)
+        assert isinstance(conv, Conv)
+        return _Kernel(task, conv).lower()
+
+
+def pixels_in_registers(task: Task) -> int:
+    """Width of a tile: accumulators and as many loaded pixels and weights must fit the registers."""
+    vectors = max(1, task.target.block // task.target.lanes)
+    return max(1, (task.target.registers - 4) // 3 // vectors)
+
+
+class _Kernel:
+    """The depthwise kernel of one task."""
+
+    def __init__(self, task: Task, conv: Conv) -> None:
+        self.task, self.conv = task, conv
+        self.block = task.target.block
+        self.blocks = -(-conv.channels // self.block)
+        self.rows = Rows.plan(conv.axes[2], pixels_in_registers(task), 1)
+
+    def lower(self) -> Lowered:
+        """Emit everything."""
+        conv, layout = self.conv, f"c{self.block}"
+        bias = [] if conv.bias is None else [pack_bias(conv.bias, self.blocks * self.block, self.block)]
+        operands = plan_operands(self.task, layout, [conv.w] if conv.bias is None else [conv.w, conv.bias])
+        self.exact = conv.channels % self.block != 0 and reads_exact_lanes(self.task, operands)
+        anchor: Any = self.task.region.anchor_node
+        with Function(self.task, layout, operands, [self._pack_weight(), *bias]) as f:
+            self.f, self.epilogue = f, Epilogue(f, anchor)
+            space = tuple(a.size for a in conv.axes)
+            self.x = f.alias(f.inputs[conv.x], (conv.batch, self.blocks, *space, self.block))
+            d, h, _ = conv.axes
+            parts = [conv.batch, self.blocks, d.out, h.out]
+            by_tile = prod(parts) < 8 * self.task.target.threads and not self.rows.loop_taps
+            parts.append(self.rows.count if by_tile else 1)
+            with f.parallel(prod(parts)) as task:
+                *place, tile = f.unravel(task, parts)
+
+                def body(start: Expr, run: Run | None) -> None:
+                    self._tile(place, start, run)
+
+                if by_tile:
+                    self.rows.tile(f, tile, body)
+                else:
+                    self.rows.row(f, body)
+        return Lowered(f.func, f.args, layout, {"rows": max((r.width for r in self.rows.tiles), default=1)})
+
+    def _tile(self, place: list[Expr], start: Expr, run: Run | None) -> None:
+        """Accumulate and store some pixels of one row and channel block."""
+        f, (n, c, z, y) = self.f, place
+        acc = [f.vector(self.block) for _ in range(run.width if run else 1)]
+        for vector in acc:
+            with f.lanes(self.block) as v:
+                f.store(vector, const(0.0) if self.conv.bias is None else f.weights[1][c * self.block + v], [v])
+        axes = self.conv.axes
+        (z_low, z_high), (y_low, y_high) = axes[0].bounds(z), axes[1].bounds(y)
+        with f.serial(z_high, z_low) as kd, f.serial(y_high, y_low) as kh:
+
+            def each(kw: Expr, pixels: Iterable[int]) -> None:
+                for i in pixels:
+                    outs, taps = (z, y, start + i), (kd, kh, kw)
+                    where = [a.source(p, k) for a, p, k in zip(axes, outs, taps, strict=True)]
+                    with f.lanes(self.block) as v:
+                        product = self.x[(n, c, *where, v)] * f.weights[0][c, kd, kh, kw, v]
+                        f.store(acc[i], acc[i][v] + product, [v])
+
+            self.rows.taps(f, start, run, each)
+        self._finish(acc, n, c, [z, y, start])
+
+    def _finish(self, acc: list[Any], n: Expr, c: Expr, at: list[Expr]) -> None:
+        """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
+        rank = len(self.task.output.shape) - 2
+
+        def write(lanes: int) -> None:
+            for i, vector in enumerate(acc):
+                with self.f.lanes(lanes) as v:
+                    index = [n, c * self.block + v, *[at[0], at[1], at[2] + i][3 - rank :]]
+                    self.epilogue.store(index, vector[v])
+
+        if self.exact:
+            rest = self.conv.channels % self.block
+            self.f.branches([(c < self.blocks - 1, lambda: write(self.block)), (True, lambda: write(rest))])
+        else:
+            write(self.block)
+
+    def _pack_weight(self) -> PackedArg:
+        """[channel block, kd, kh, kw, lane], zeros in the lanes past the channels."""
+        kernel = tuple(a.kernel for a in self.conv.axes)
+        blocks, block = self.blocks, self.block
+
+        def pack(weight: np.ndarray) -> np.ndarray:
+            padded = np.zeros((blocks * block, *kernel), weight.dtype)
+            padded[: weight.shape[0]] = weight.reshape(-1, *kernel)
+            return np.ascontiguousarray(np.moveaxis(padded.reshape(blocks, block, *kernel), 1, -1))
+
+        return PackedArg(Packed(self.conv.w, f"Odhw{block}o", pack), (blocks, *kernel, block))

@@ -1,0 +1,209 @@
+"""Linear layers as a blocked matrix product with constant weights, float32.
+
+    y[m, n] = epilogue(b[n] + sum over k:  x[view(m, k)] * w[n, k])
+
+The weights are packed [chunk of columns][k][block of the chunk][lane]: each core reads its chunks once, as one
+stream, and keeps a chunk in its second-level cache while the rows of x go by. x is read one scalar at a time, so
+that any view of it (a permuted head, a shifted window) costs no copy. A single row works alike: then the stream of
+weights is all there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ..epilogue import Epilogue, check_epilogue, plan_operands
+from ..plan import PLAIN, Layout
+from ..template import Lowered, Packed, Refused, Task, Wants
+from ..views import is_view, shape_of
+from .accumulate import Accumulators, part_end, parts_of
+from .conv_direct import pack_bias
+from .emit import Buffer, Expr, Function, PackedArg, const
+from .rows import Rows
+from .tiles import L2_BYTES, Product, Tile, choose
+from .window import Axis, Run
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer's geometry: `rows` by `inner` times `inner` by `columns`."""
+
+    rows: int
+    inner: int
+    columns: int
+    x: fx.Node
+    w: int
+    bias: int | None
+
+
+def read_linear(task: Task) -> Linear | Refused:
+    """Geometry of the region's linear layer, or why this template cannot take it."""
+    anchor = task.region.anchor_node
+    if anchor is None or anchor.target is not torch.ops.aten.linear.default:
+        return Refused("not a linear layer")
+    args: tuple[Any, ...] = anchor.args
+    places = [_constant(task, a) for a in args[1:3] if a is not None]
+    if any(p is None for p in places):
+        return Refused("its weight or bias is not a constant")
+    if any(v.dtype != "float32" for v in (*task.inputs, task.output)) or not places or places[0] is None:
+        return Refused("not float32")
+    if not views_to_placeholder(task, args[0]):
+        return Refused("its input is computed inside the region")
+    shape, out = shape_of(args[0]), shape_of(anchor)
+    bias = places[1] if len(places) > 1 else None
+    return Linear(prod(out[:-1]), shape[-1], out[-1], args[0], places[0], bias)
+
+
+def _constant(task: Task, node: Any) -> int | None:
+    holders = task.region.placeholders
+    position = holders.index(node) if node in holders else None
+    return position if position in task.constants else None
+
+
+def views_to_placeholder(task: Task, node: fx.Node) -> bool:
+    """Whether `node` is a placeholder under views alone."""
+    while is_view(node):
+        node = node.all_input_nodes[0]
+    return node in task.region.placeholders
+
+
+def all_plain(task: Task) -> dict[int, tuple[Layout, ...]]:
+    """PLAIN wanted of everything that is not a constant."""
+    return {i: (PLAIN,) for i in range(len(task.inputs)) if i not in task.constants}
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """The template: linear layers with constant weights."""
+
+    name: str = "gemm"
+
+    def wants(self, task: Task) -> Wants | Refused:
+        """Everything PLAIN."""
+        linear = read_linear(task)
+        if isinstance(linear, Refused):
+            return linear
+        anchor: Any = task.region.anchor_node
+        if reason := check_epilogue(task, anchor, PLAIN):
+            return Refused(reason)
+        return Wants(all_plain(task), PLAIN)
+
+    def emit(self, task: Task) -> Lowered:
+        """Choose the tile, then write the kernel."""
+        linear = read_linear(task)
+        assert isinstance(linear, Linear)
+        return _Kernel(task, linear, default_tile(linear, task)).lower()
+
+
+def default_tile(linear: Linear, task: Task) -> Tile:
+    """A tile that is good untuned."""
+    block = task.target.block
+    blocks = -(-linear.columns // block)
+    row_bytes = linear.inner * 4
+    return choose(Product(linear.rows, blocks, linear.inner, 1, True, row_bytes), task.target, block)
+
+
+class _Kernel:
+    """The matrix product of one task, for one tile."""
+
+    def __init__(self, task: Task, linear: Linear, tile: Tile) -> None:
+        self.task, self.linear, self.tile = task, linear, tile
+        self.chunks = -(-linear.columns // tile.block) // tile.blocks
+        self.rows = Rows.plan(Axis(linear.rows, linear.rows), tile.rows, tile.blocks)
+
+    def lower(self) -> Lowered:
+        """Emit everything."""
+        linear, tile = self.linear, self.tile
+        operands = plan_operands(self.task, PLAIN, [linear.w] if linear.bias is None else [linear.w, linear.bias])
+        weights = [self._pack_weight()]
+        if linear.bias is not None:
+            weights.append(pack_bias(linear.bias, self.chunks * tile.columns, tile.block))
+        anchor: Any = self.task.region.anchor_node
+        with Function(self.task, PLAIN, operands, weights) as f:
+            self.f, self.epilogue = f, Epilogue(f, anchor)
+            self.flat = self._flat_input()
+            parts = [self.chunks, self.rows.count]
+            order = [0, 1] if self._weights_outermost() else [1, 0]
+            with f.parallel(prod(parts)) as task:
+                where: list[Expr] = [0, 0]
+                for axis, index in zip(order, f.unravel(task, [parts[a] for a in order]), strict=True):
+                    where[axis] = index
+                self.rows.tile(f, where[1], lambda start, run: self._tile(where[0], start, run))
+        return Lowered(f.func, f.args, PLAIN, {"rows": tile.rows, "blocks": tile.blocks})
+
+    def _flat_input(self) -> Buffer | None:
+        """x as [row, k], where no view stands between."""
+        holders = self.task.region.placeholders
+        if self.linear.x not in holders:
+            return None
+        return self.f.alias(self.f.inputs[holders.index(self.linear.x)], (self.linear.rows, self.linear.inner))
+
+    def _weights_outermost(self) -> bool:
+        """Whether each chunk of weights is read once and x once a chunk, or the other way round."""
+        weights, x = 4 * self.linear.inner * self.linear.columns, 4 * self.linear.inner * self.linear.rows
+        chunk_first = weights + x * (self.chunks if x > L2_BYTES else 1)
+        row_first = x + weights * (self.rows.count if weights > L2_BYTES else 1)
+        return chunk_first <= row_first
+
+    def _tile(self, chunk: Expr, start: Expr, run: Run | None) -> None:
+        """Accumulate one tile and store it."""
+        assert run is not None
+        f, tile = self.f, self.tile
+        parts, size = parts_of(self.linear.inner)
+        acc = Accumulators(f, run.width, tile.blocks, tile.block, parts > 1)
+        lead = shape_of(self.linear.x)[:-1]
+        places = [f.unravel(f.let(start + i, self.linear.rows), lead) for i in range(run.width)]
+        acc.start(lambda b, v: self._initial(chunk, b, v))
+        with (
+            f.serial(parts) as part,
+            acc.part(),
+            f.serial(part_end(f, part, size, self.linear.inner), part * size) as k,
+        ):
+            for i, place in enumerate(places):
+                for b in range(tile.blocks):
+                    x = self._x(start + i, place, k)
+                    acc.add(i, b, lambda v, x=x, b=b, k=k: x * f.weights[0][chunk, k, b, v])
+        self._finish(acc, chunk, places)
+
+    def _x(self, row: Expr, place: list[Expr], k: Expr) -> Expr:
+        return self.flat[row, k] if self.flat is not None else self.epilogue.at(self.linear.x, [*place, k])
+
+    def _initial(self, chunk: Expr, b: int, v: Expr) -> Expr:
+        if self.linear.bias is None:
+            return const(0.0)
+        return self.f.weights[1][chunk * self.tile.columns + b * self.tile.block + v]
+
+    def _finish(self, acc: Accumulators, chunk: Expr, places: list[list[Expr]]) -> None:
+        """Epilogue and store; the last column block may be narrower."""
+        rest = self.linear.columns % self.tile.block
+
+        def write(last: bool) -> None:
+            for i, place in enumerate(places):
+                for b in range(self.tile.blocks):
+                    with self.f.lanes(rest if last and b == self.tile.blocks - 1 else self.tile.block) as v:
+                        column = chunk * self.tile.columns + b * self.tile.block + v
+                        self.epilogue.store([*place, column], acc.total(i, b)[v])
+
+        if rest:
+            self.f.branches([(chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])
+        else:
+            write(False)
+
+    def _pack_weight(self) -> PackedArg:
+        """[chunk, k, block, lane], zeros in the lanes past the columns."""
+        tile, inner = self.tile, self.linear.inner
+        dims = (self.chunks, inner, tile.blocks, tile.block)
+
+        def pack(weight: np.ndarray) -> np.ndarray:
+            padded = np.zeros((self.chunks * tile.columns, inner), weight.dtype)
+            padded[: weight.shape[0]] = weight
+            split = padded.reshape(self.chunks, tile.blocks, tile.block, inner)
+            return np.ascontiguousarray(split.transpose(0, 3, 1, 2))
+
+        return PackedArg(Packed(self.linear.w, f"Nk{tile.blocks}n{tile.block}n", pack), dims)
