@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from planish.ir.program import Program
+from planish.ir.program import Program, Region
 from planish.ir.report import Site
 from planish.ir.text import parse_program, print_program
+from planish.ir.text_values import show_op
 from planish.passes.base import Pass
 
 
@@ -91,6 +92,7 @@ def random_inputs(program: Program, seed: int = 0) -> list[torch.Tensor]:
     return inputs
 
 
-def op_names(program: Program) -> list[str]:
-    """Names of the ops of a program, in order, without overloads."""
-    return [str(n.target).split(".")[1] for n in program.graph.nodes if n.op == "call_function"]
+def op_names(program: Program | Region) -> list[str]:
+    """Names of the ops of a program or region, in order, without overloads."""
+    graph = program.graph if isinstance(program, Program) else program.body
+    return [show_op(n.target).partition(".")[0] for n in graph.nodes if n.op == "call_function"]

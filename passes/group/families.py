@@ -37,16 +37,14 @@ class Family:
     views_after: bool = False
 
 
-RESHAPE, PERMUTE = aten.reshape.default, aten.permute.default
-BIJECTIVE = frozenset({RESHAPE, PERMUTE})
-INDEX_MAPS = BIJECTIVE | {aten.slice.Tensor, aten.expand.default}
-"""Views whose element is one element of the source at an affine index: free inside a reader."""
-VIEWS = INDEX_MAPS | {aten.flip.default, aten.roll.default}
+BIJECTIVE = frozenset({aten.reshape.default, aten.permute.default, aten.flip.default, aten.roll.default})
+VIEWS = BIJECTIVE | {aten.slice.Tensor, aten.expand.default}
+"""Ops that only say which element of their source an element is: free inside a kernel that maps indices."""
 
 CONV = Family("conv")
-LINEAR = Family("linear", (0,), INDEX_MAPS)
-MATMUL = Family("matmul", (0, 1), INDEX_MAPS, views_after=True)
-ATTENTION = Family("attention", (0, 1, 2), INDEX_MAPS, views_after=True)
+LINEAR = Family("linear", (0,), VIEWS)
+MATMUL = Family("matmul", (0, 1), VIEWS, views_after=True)
+ATTENTION = Family("attention", (0, 1, 2), VIEWS, views_after=True)
 POOL = Family("pool")
 REDUCE = Family("reduce", (0,), VIEWS, pointwise=True, views_after=True)
 NORMALIZE = Family("normalize", (0,), VIEWS, pointwise=True, rereads=True, views_after=True)
