@@ -63,7 +63,11 @@ def planish_backend(
     if reason is not None:
         say(f"a graph runs in eager: {reason}")
         return gm.forward
-    return _Frozen(gm, engine, example_inputs)
+    try:
+        return _Frozen(gm, engine, example_inputs)
+    except PlanishError as error:
+        say(f"a graph runs in eager: {error.what.splitlines()[0]}")
+        return gm.forward
 
 
 def say(line: str) -> None:
@@ -87,8 +91,9 @@ class _Frozen:
         constants = dynamo_constants(gm)
         self._weights = {i: constants[name] for i, name in enumerate(names) if name in constants}
         self._inputs = [i for i, name in enumerate(names) if name not in constants]
-        self._versions: list[tuple[FrozenWeights, Run]] = []
-        self._version(example_inputs)
+        # Sealed before it is read, here and below: a write in between is seen by the next call.
+        frozen = FrozenWeights(self._weights, example_inputs)
+        self._versions: list[tuple[FrozenWeights, Run]] = [(frozen, self._compile(example_inputs))]
 
     def __call__(self, *args: Any) -> Any:
         """Run the code of these weights, made now if need be."""
@@ -112,24 +117,26 @@ class _Frozen:
                     return version[1]
             if stale is not None:
                 say(f"{stale}; compiling its graph again")
-            # Sealed before it is read: a write in between is seen by the next call.
-            frozen = FrozenWeights(self._weights, args)
-            run = self._compile(args)
+            frozen, run = FrozenWeights(self._weights, args), self._try_compile(args)
             self._versions = [*self._versions[1 - _MAX_VERSIONS :], (frozen, run)]
             return run
 
-    def _compile(self, args: Sequence[Any]) -> Run:
-        """Capture, optimize, cut, compile; a planish error means eager for these weights."""
+    def _try_compile(self, args: Sequence[Any]) -> Run:
+        """The graph compiled once before, so that a failure now concerns these weights: eager for them."""
         try:
-            with torch.inference_mode(False), torch.no_grad():
-                program = self._engine.prepare(capture_dynamo(self._gm, args))
-                parts = partition(program, self._engine.supports)
-                for line in _notices(parts.refused):
-                    say(line)
-                flat = stitch(program, parts.pieces, self._engine.compile)
+            return self._compile(args)
         except PlanishError as error:
             say(f"a graph runs in eager: {error.what.splitlines()[0]}")
             return self._gm.forward
+
+    def _compile(self, args: Sequence[Any]) -> Run:
+        """Capture, optimize, cut, compile."""
+        with torch.inference_mode(False), torch.no_grad():
+            program = self._engine.prepare(capture_dynamo(self._gm, args))
+            parts = partition(program, self._engine.supports)
+            for line in _notices(parts.refused):
+                say(line)
+            flat = stitch(program, parts.pieces, self._engine.compile)
 
         def run(*args: Any) -> Any:
             return program.signature.unflatten(flat([args[i] for i in self._inputs]))

@@ -5,6 +5,7 @@ entry.small() -> (model.eval(), args, kwargs)        same seed, same bits
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 Sample = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -177,3 +179,14 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate the channels of x."""
         return x * self.gate(self.fc2(self.activation(self.fc1(self.pool(x)))))
+
+
+def reference(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The model's output computed in float64: what `compare.assert_close_to_reference` measures against."""
+    wide, (args, kwargs) = copy.deepcopy(model).double(), tree_map(_double, (args, dict(kwargs)))
+    with torch.no_grad():
+        return wide(*args, **kwargs)
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
