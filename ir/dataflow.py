@@ -39,18 +39,15 @@ def dominators(graph: fx.Graph) -> dict[fx.Node, fx.Node | None]:
 
 
 def post_dominators(graph: fx.Graph) -> dict[fx.Node, fx.Node | None]:
-    """For each live node, the nearest other node that every path from it to the output runs through."""
+    """For each live node but the output, the nearest other node that every path from it to the output runs through."""
     end = graph.output_node()
-    return _nearest(nx.immediate_dominators(digraph(graph).reverse(copy=False), end), None)
+    found = _nearest(nx.immediate_dominators(digraph(graph).reverse(copy=False), end), None)
+    return {node: dominator for node, dominator in found.items() if node is not end}
 
 
 def _nearest(found: Mapping[Any, Any], root: Any) -> dict[fx.Node, fx.Node | None]:
     """networkx's answer without the virtual root."""
-    return {
-        node: None if dominator is root or dominator is node else dominator
-        for node, dominator in found.items()
-        if node is not root
-    }
+    return {node: None if dominator is root else dominator for node, dominator in found.items() if node is not root}
 
 
 def sole_user(node: fx.Node) -> fx.Node | None:
