@@ -5,7 +5,7 @@ build(plan, weights, target) = link(objects(kernels) + bytecode(steps)) + packed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,7 +44,8 @@ def build(
     from .compat import build_executable, executable_object
 
     graph = analyze(plan)
-    pending = _submit(plan, target, pool or shared_pool())
+    kernels = _used(plan, graph)
+    pending = _submit(kernels, target, pool or shared_pool())
     try:
         packed = {name: _pack(weight.pack(weights[weight.source])) for name, weight in plan.weights.items()}
         executable = build_executable(relax_module(plan, graph), target.tvm_target())
@@ -72,25 +73,25 @@ def call_table(plan: Plan, graph: CallGraph) -> dict[str, Any]:
                 "flops": step.flops,
                 "bytes": step.bytes,
             }
-            for step in plan.steps
+            for step in graph.steps
         ],
-        "kernels": {k.symbol: {"template": k.template, "choice": k.choice} for k in _used(plan)},
+        "kernels": {k.symbol: {"template": k.template, "choice": k.choice} for k in _used(plan, graph)},
         "outputs": [asdict(output) for output in graph.outputs],
         "alignments": list(graph.alignments),
     }
 
 
-def _used(plan: Plan) -> list[Kernel]:
+def _used(plan: Plan, graph: CallGraph) -> list[Kernel]:
     """Kernels that some step calls, in order of first use."""
-    return [plan.kernels[symbol] for symbol in dict.fromkeys(step.symbol for step in plan.steps) if symbol]
+    return [plan.kernels[symbol] for symbol in dict.fromkeys(step.symbol for step in graph.steps) if symbol]
 
 
-def _submit(plan: Plan, target: Target, pool: Pool) -> dict[str, Future[bytes]]:
+def _submit(kernels: Sequence[Kernel], target: Target, pool: Pool) -> dict[str, Future[bytes]]:
     """Send every kernel to the workers, the largest first, so that none is left alone at the end."""
     from .compat import save_module
 
     machine = str(target.tvm_target())
-    jobs = [Job(kernel.symbol, machine, save_module(kernel.symbol, kernel.func)) for kernel in _used(plan)]
+    jobs = [Job(kernel.symbol, machine, save_module(kernel.symbol, kernel.func)) for kernel in kernels]
     jobs.sort(key=lambda job: -len(job.module))
     return {job.symbol: pool.submit(job) for job in jobs}
 

@@ -8,11 +8,12 @@ is copied by the runtime, so that no two outputs share memory and none shares th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CodegenError
-from .plan import Plan, Value, physical_shape
+from .plan import Plan, Step, Value, physical_shape
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class OutputRef:
 class CallGraph:
     """Which steps really run, and what surrounds them."""
 
+    steps: tuple[Step, ...]
     weights: tuple[str, ...]
     results: tuple[str, ...]
     outputs: tuple[OutputRef, ...]
@@ -54,7 +56,7 @@ def analyze(plan: Plan) -> CallGraph:
             ref = OutputRef("result", len(results), copy=False)
             results.append(base)
         outputs.append(ref)
-    return CallGraph(weights, tuple(results), tuple(outputs), _alignments(plan, root))
+    return CallGraph(_needed(plan, results), weights, tuple(results), tuple(outputs), _alignments(plan, root))
 
 
 def relax_module(plan: Plan, graph: CallGraph) -> Any:
@@ -64,12 +66,9 @@ def relax_module(plan: Plan, graph: CallGraph) -> Any:
     builder = relax.BlockBuilder()
     variables = {name: relax.Var(name, _type(plan.values[name])) for name in plan.inputs}
     variables |= {name: relax.Var(f"weight{i}", relax.ObjectType()) for i, name in enumerate(graph.weights)}
-    needed = _needed(plan, graph.results)
     with builder.function("main", list(variables.values())):
         with builder.dataflow():
-            for step in plan.steps:
-                if step.output not in needed:
-                    continue
+            for step in graph.steps:
                 value = plan.values[step.output]
                 args = [variables[name] for name in step.inputs]
                 if step.symbol:
@@ -119,13 +118,14 @@ def _alignments(plan: Plan, root: dict[str, str]) -> tuple[int, ...]:
     return tuple(64 if name in strict else 1 for name in plan.inputs)
 
 
-def _needed(plan: Plan, results: tuple[str, ...]) -> set[str]:
-    """Values that the results depend on."""
-    needed = set(results)
+def _needed(plan: Plan, results: Sequence[str]) -> tuple[Step, ...]:
+    """Steps that the results depend on, in order."""
+    needed, steps = set(results), []
     for step in reversed(plan.steps):
         if step.output in needed:
             needed.update(step.inputs)
-    return needed
+            steps.append(step)
+    return tuple(reversed(steps))
 
 
 def _type(value: Value) -> Any:
