@@ -22,7 +22,7 @@ from torch._dynamo.exc import ShortenTraceback
 from ..errors import OptionError, PlanishError
 from ..ir.capture import capture_dynamo, dynamo_constants, source_name
 from ..ir.origins import dotted_path, root_name
-from .engine import Engine, make_engine
+from .dynamo_engine import Engine, make_engine
 from .frozen import FrozenWeights
 from .partition import partition
 from .stitch import stitch

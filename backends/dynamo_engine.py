@@ -13,6 +13,8 @@ from torch import fx
 
 from ..errors import OptionError
 from ..ir.program import Program
+from ..options import Options, check_options
+from ..progress import showing
 from .base import Refused
 from .eager import EagerBackend
 
@@ -52,14 +54,45 @@ class EagerEngine:
         return self._backend.compile(program).run_flat
 
 
+class TvmEngine:
+    """The passes and the TVM backend, as `planish.compile` runs them."""
+
+    def __init__(self, options: Options) -> None:
+        """Find the target; raises TargetError or OptionError."""
+        from .tvm.backend import TvmBackend
+
+        self._options = options
+        self._backend = TvmBackend(options.target, options.threads)
+        self._backend.warm()
+
+    def prepare(self, program: Program) -> Program:
+        """Normalize, fold constants and affines."""
+        from ..compiler import optimize
+
+        with showing(self._options.progress) as report:
+            return optimize(program, self._options.passes, self._options.verify, report)
+
+    def supports(self, node: fx.Node) -> Refused | None:
+        """Whether there is a kernel."""
+        return self._backend.supports(node)
+
+    def compile(self, program: Program) -> Flat:
+        """Group, lower, build."""
+        from ..compiler import group
+
+        with showing(self._options.progress) as report:
+            return self._backend.compile(group(program, self._options.verify), progress=report).run_flat
+
+
 def make_engine(options: Mapping[str, Any]) -> Engine:
     """The engine that the options ask for; OptionError for what does not exist."""
     rest = dict(options)
     name = rest.pop("engine", "tvm")
-    if name == "eager":
-        if rest:
-            raise OptionError(
-                f"engine='eager' has no option {next(iter(rest))!r}.", "Leave it out, or use engine='tvm'."
-            )
-        return EagerEngine()
-    raise OptionError(f"There is no engine {name!r}.", "Engines are 'tvm' and 'eager'.")
+    if name not in ("tvm", "eager"):
+        raise OptionError(f"There is no engine {name!r}.", "Engines are 'tvm' and 'eager'.")
+    checked = check_options(rest)
+    if name == "tvm":
+        return TvmEngine(checked)
+    if rest:
+        raise OptionError(f"engine='eager' takes no {next(iter(rest))!r}.", "Leave one of the two out.")
+    return EagerEngine()
