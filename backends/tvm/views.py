@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .compat import tirx
+from .compat import tirx, tvm
 
 Expr = Any
 
@@ -76,6 +76,25 @@ def forward_index(node: fx.Node, index: Sequence[Expr]) -> list[Expr]:
     return source_index(node, index)
 
 
+def memory_strides(node: fx.Node) -> list[int]:
+    """Distance in memory of neighbours along each axis of a view of a PLAIN value, seen from its first element."""
+
+    def offset(index: list[Expr]) -> int:
+        at = node
+        while is_view(at):
+            index = source_index(at, index)
+            at = at.all_input_nodes[0]
+        flat = _ravel(index, shape_of(at))
+        return int(tvm.sym.Analyzer().simplify(flat)) if not isinstance(flat, int) else flat
+
+    rank = len(shape_of(node))
+    first = offset([0] * rank)
+    return [
+        offset([int(a == axis) for a in range(rank)]) - first if extent > 1 else 0
+        for axis, extent in enumerate(shape_of(node))
+    ]
+
+
 def broadcast_index(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
     """Index into an operand of `shape` that is broadcast to where `index` points."""
     aligned = index[len(index) - len(shape) :]
@@ -129,7 +148,7 @@ def _matching_runs(shape: Sequence[int], target: Sequence[int]) -> list[tuple[li
 
 def _slice(args: Sequence[Any]) -> tuple[int, int, int, int]:
     """(dim, start, end, step) of aten.slice.Tensor, normalized bounds assumed."""
-    dim, start, end, step = [*args, *(0, 0, 0, 1)[len(args) :]]
+    dim, start, end, step = list(args) + [0, 0, 0, 1][len(args) :]
     return int(dim), int(start or 0), int(end or 0), int(step)
 
 

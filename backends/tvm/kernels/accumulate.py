@@ -64,11 +64,11 @@ class Accumulators:
                 with self._f.lanes(self.lanes) as v:
                     body(vector, total, v)
 
-    def add(self, row: int, block: int, product: Callable[[Expr], Expr]) -> None:
-        """Add `product(lane)` to one vector."""
+    def add(self, row: int, block: int, scalar: Expr, factors: Buffer, place: tuple[Expr, ...]) -> None:
+        """Add `scalar * factors[place, lane]` to one vector."""
         vector = self.vectors[row][block]
         with self._f.lanes(self.lanes) as v:
-            self._f.store(vector, vector[v] + product(v), [v])
+            self._f.store(vector, vector[v] + scalar * factors[(*place, v)], [v])
 
     def total(self, row: int, block: int) -> Buffer:
         """The finished sum."""

@@ -246,7 +246,7 @@ class _Kernel:
             where = [a.source(p, k) for a, p, k in zip(self.axes, outs, taps, strict=True)]
             for b in range(self.tile.blocks):
                 x = self._x(at, ic, ii, where)
-                acc.add(i, b, lambda v, x=x, b=b: x * weight[at.chunk, ic, kd, kh, ii, kw, b, v])
+                acc.add(i, b, x, weight, (at.chunk, ic, kd, kh, ii, kw, b))
 
     def _x(self, at: _Place, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
         """One scalar of the input."""

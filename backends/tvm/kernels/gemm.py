@@ -168,7 +168,7 @@ class _Kernel:
             for i, place in enumerate(places):
                 for b in range(tile.blocks):
                     x = self._x(start + i, place, k)
-                    acc.add(i, b, lambda v, x=x, b=b, k=k: x * f.weights[0][chunk, k, b, v])
+                    acc.add(i, b, x, f.weights[0], (chunk, k, b))
         self._finish(acc, chunk, places)
 
     def _x(self, row: Expr, place: list[Expr], k: Expr) -> Expr:
