@@ -121,7 +121,10 @@ def load_runtime(ffi: Any, artifact: Artifact) -> None:
 
 def installed_runtime() -> Path | None:
     """libtvm_runtime.so of an installed TVM, found without importing it."""
-    spec = importlib.util.find_spec("tvm")
+    try:
+        spec = importlib.util.find_spec("tvm")
+    except (ImportError, ValueError):  # somebody hides it
+        spec = None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in (Path(folder) / "lib" / "libtvm_runtime.so", Path(folder) / "libtvm_runtime.so"):
             if path.is_file():

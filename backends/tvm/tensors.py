@@ -53,16 +53,16 @@ def deliver(tensor: Any, kind: str, copy: bool, shape: tuple[int, ...]) -> Any:
 def check_out(value: Any, spec: TensorSpec) -> None:
     """Raise InputError unless an output can be written into `value`."""
     if _is_torch(value):
-        _check_torch(value, spec)
+        _check_torch(value, spec, "Output")
         return
     if not isinstance(value, np.ndarray):
         raise InputError(
-            f"out={spec.name!r} is a {type(value).__name__}, into which no result can be written.",
+            f"Output {spec.name!r} is a {type(value).__name__}, into which no result can be written.",
             "Give a NumPy array or a torch tensor, as numpy.empty or torch.empty make them.",
         )
-    _check_numpy(value, spec)
+    _check_numpy(value, spec, "Output")
     if not value.flags.writeable:
-        raise InputError(f"out={spec.name!r} is a read-only array.", "Give an array that may be written.")
+        raise InputError(f"Output {spec.name!r} is a read-only array.", "Give an array that may be written.")
 
 
 def write_out(out: Any, tensor: Any, shape: tuple[int, ...]) -> None:
@@ -129,45 +129,45 @@ def _accept_torch(value: Any, spec: TensorSpec, alignment: int) -> Any:
         raise InputError(f"Input {spec.name!r} cannot be read: {said}", f"Give {spec} on the CPU.") from None
 
 
-def _check_numpy(array: np.ndarray, spec: TensorSpec) -> None:
+def _check_numpy(array: np.ndarray, spec: TensorSpec, noun: str = "Input") -> None:
     if not array.dtype.isnative:
         raise InputError(
-            f"Input {spec.name!r} is in the other byte order ({array.dtype.str}).",
+            f"{noun} {spec.name!r} is in the other byte order ({array.dtype.str}).",
             f"Convert it: x.astype({spec.dtype!r}).",
         )
     if array.dtype.name != spec.dtype:
         raise InputError(
-            f"Input {spec.name!r} is {array.dtype.name}, expected {spec.dtype}.",
+            f"{noun} {spec.name!r} is {array.dtype.name}, expected {spec.dtype}.",
             f"Convert it: x.astype({spec.dtype!r}).",
         )
-    _check_shape(array.shape, spec)
+    _check_shape(array.shape, spec, noun)
 
 
-def _check_torch(tensor: Any, spec: TensorSpec) -> None:
+def _check_torch(tensor: Any, spec: TensorSpec, noun: str = "Input") -> None:
     import torch
 
     if tensor.device.type != "cpu":
-        raise InputError(f"Input {spec.name!r} is on {tensor.device}.", "Copy it to the CPU first: x.cpu().")
+        raise InputError(f"{noun} {spec.name!r} is on {tensor.device}.", "Copy it to the CPU first: x.cpu().")
     if tensor.layout is not torch.strided or tensor.is_quantized:
         kind = "quantized" if tensor.is_quantized else str(tensor.layout)
-        raise InputError(f"Input {spec.name!r} is a {kind} tensor.", "Make it dense first: x.to_dense().")
+        raise InputError(f"{noun} {spec.name!r} is a {kind} tensor.", "Make it dense first: x.to_dense().")
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype != spec.dtype:
         raise InputError(
-            f"Input {spec.name!r} is {dtype}, expected {spec.dtype}.", f"Convert it: x.to(torch.{spec.dtype})."
+            f"{noun} {spec.name!r} is {dtype}, expected {spec.dtype}.", f"Convert it: x.to(torch.{spec.dtype})."
         )
-    _check_shape(tuple(tensor.shape), spec)
+    _check_shape(tuple(tensor.shape), spec, noun)
 
 
-def _check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec, noun: str) -> None:
     if len(shape) != len(spec.shape):
         raise InputError(
-            f"Input {spec.name!r} has {len(shape)} dimensions {_show(shape)}, expected {len(spec.shape)}: {spec}.",
+            f"{noun} {spec.name!r} has {len(shape)} dimensions {_show(shape)}, expected {len(spec.shape)}: {spec}.",
             "Add or remove dimensions, or compile the model for this shape.",
         )
     if wrong := [i for i, (a, b) in enumerate(zip(shape, spec.shape, strict=True)) if a != b]:
         raise InputError(
-            f"Input {spec.name!r} has shape {_show(shape)}, expected {_show(spec.shape)}"
+            f"{noun} {spec.name!r} has shape {_show(shape)}, expected {_show(spec.shape)}"
             f" (dimension{'s' * (len(wrong) > 1)} {', '.join(map(str, wrong))} differ{'s' * (len(wrong) == 1)}).",
             "Bring it to that shape, or compile the model for this one.",
         )
