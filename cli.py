@@ -6,10 +6,10 @@ Results go to standard output (`--json` for machines), progress and errors to st
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import Annotated, Any, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -30,14 +30,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to 
 
 
 def main() -> NoReturn:
-    """Run the command and leave with its exit status; errors are two sentences, never a traceback."""
-    sys.exit(_status())
+    """Run the command and leave with its exit status."""
+    sys.exit(status(sys.argv[1:]))
 
 
-def _status() -> int:
-    """Run the command; the exit status."""
+def status(arguments: Sequence[str]) -> int:
+    """Run a command line; errors are two sentences on standard error, never a traceback."""
     try:
-        return int(app(standalone_mode=False) or 0)
+        return int(app(list(arguments), standalone_mode=False) or 0)
     except PlanishError as error:
         return _fail(error)
     except (KeyboardInterrupt, typer.Abort):
@@ -130,12 +130,13 @@ def bench(
 ) -> None:
     """Measure the latency of FILE on random inputs."""
     from . import load
-    from .bench import measure, random_inputs
+    from .backends.tvm.selftest import inputs
+    from .bench import measure
     from .progress import showing
     from .show import show_bench
 
     compiled = load(file, threads=threads)
-    flat = random_inputs(compiled.signature)
+    flat = inputs(compiled.signature)
     with showing(False if as_json else None) as report:
         result = measure(lambda: compiled.run_flat(flat), repeat, warmup, report=report)
     show_bench(file, compiled.threads, result, as_json)
@@ -144,10 +145,10 @@ def bench(
 @app.command()
 def inspect(file: File, as_json: Json = False) -> None:
     """Show what is in FILE: signature, target, sizes, what each pass did and refused, and the calls."""
-    from .backends.tvm.artifact import read_manifest
+    from .backends.tvm.artifact import Artifact
     from .show import show_manifest
 
-    show_manifest(file, read_manifest(file), as_json)
+    show_manifest(file, Artifact.open(file).manifest, as_json)
 
 
 @app.command()
@@ -195,11 +196,6 @@ def _check_writable(path: str) -> None:
         raise OutputError(f"There is no folder {folder}.", "Create it, or give another --output.")
     if os.path.isdir(path) or not os.access(folder, os.W_OK):
         raise OutputError(f"{path} cannot be written.", "Give the name of a file in a writable folder.")
-
-
-def print_json(data: Any) -> None:
-    """Print JSON on standard output."""
-    print(json.dumps(data, indent=2))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,10 @@ class RewriteMismatch(PlanishError):
     """verify=True found a rewrite that changes the numbers at its boundary."""
 
 
+class MiscompiledError(PlanishError):
+    """verify=True found compiled code that computes something else than the model."""
+
+
 class InputError(PlanishError):
     """An input with the wrong name, structure, dtype, rank or shape."""
 

@@ -21,10 +21,10 @@ def showing(progress: bool | Progress | None) -> Iterator[Progress]:
         with _bars() as report:
             yield report
     else:
-        yield _silent
+        yield silent
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def silent(what: str, done: int, total: int) -> None:
     """Report to nobody."""
 
 

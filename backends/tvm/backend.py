@@ -1,0 +1,63 @@
+"""The TVM backend: a GROUPED Program to something callable, by way of plan, code and artifact.
+
+TvmBackend(target).compile(program) = assemble(build(lower(program)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from ...ir.program import Program
+from ..base import Refused
+from .assemble import assemble
+from .build import Progress, build
+from .lower import lower
+from .ops import supports
+from .runtime import Compiled
+from .target import Target, parse_target
+from .worker import shared_pool
+
+
+class TvmBackend:
+    """Compiles Programs for one CPU."""
+
+    name = "tvm"
+
+    def __init__(self, target: str | Target = "native", threads: int | None = None) -> None:
+        """Find the target; raises TargetError or OptionError."""
+        self.target = parse_target(target, threads) if isinstance(target, str) else target
+
+    def warm(self) -> None:
+        """Start the processes that generate code; they get ready while the model is captured and rewritten."""
+        shared_pool().warm()
+
+    def supports(self, node: fx.Node) -> Refused | None:
+        """None if a call of a NORMALIZED graph can be lowered."""
+        return supports(node)
+
+    def compile(
+        self, program: Program, *, progress: Progress | None = None, record: Mapping[str, Any] | None = None
+    ) -> Compiled:
+        """Lower, build and load. `record` is what the user asked for, kept in the manifest.
+
+        Code for another machine can be saved, but not called.
+        """
+        arrays = {name: _array(tensor) for name, tensor in program.weights.items()}
+        code = build(lower(program, self.target), arrays, self.target, progress)
+        return assemble(
+            code,
+            program.signature,
+            name=program.name,
+            report=program.report,
+            options=record,
+            threads=self.target.threads,
+        )
+
+
+def _array(tensor: Any) -> np.ndarray:
+    """A weight as NumPy sees it, without a copy where it is contiguous."""
+    return np.asarray(tensor.detach().contiguous().numpy())

@@ -1,0 +1,133 @@
+"""The driver: capture, passes, the check for unsupported operators, code. Every door goes through here.
+
+compile_model = compile_program ∘ check_supported ∘ optimize ∘ capture
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .backends.base import Backend
+from .backends.partition import partition
+from .errors import OptionError, UnsupportedOperators
+from .ir.capture import capture
+from .ir.program import Program
+from .models import example_inputs, load_model
+from .options import Options, Progress, check_options
+from .passes.base import Pass
+from .passes.manager import run_passes
+from .passes.pipelines import GROUP, PIPELINES
+from .progress import showing, silent
+
+if TYPE_CHECKING:
+    from .backends.tvm.runtime import Compiled
+
+DEFAULT_PIPELINE = "exact"
+
+
+def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, options: Options) -> Compiled:
+    """`planish.compile`, its options checked."""
+    from .backends.tvm.backend import TvmBackend
+    from .verification import check_compiled
+
+    with showing(options.progress) as report:
+        backend = TvmBackend(options.target, options.threads)
+        backend.warm()
+        report("capture", 0, 1)
+        captured = capture_model(model, inputs, kwargs)
+        report("capture", 1, 1)
+        optimized = optimize(captured, options.passes, options.verify, report)
+        check_supported(optimized, backend)
+        grouped = group(optimized, options.verify)
+        compiled = backend.compile(grouped, progress=report, record=_record(options))
+        if options.verify:
+            report("verify", 0, 1)
+            check_compiled(compiled, captured, grouped, _flat(captured, inputs, kwargs))
+            report("verify", 1, 1)
+    return compiled
+
+
+def compile_from_command(
+    spec: str, inputs: Mapping[str, str], weights: str | None, eval_mode: bool, options: Mapping[str, Any]
+) -> Compiled:
+    """`planish compile`: MODEL, --input, --weights and --eval as written on the command line."""
+    checked = check_options(options)
+    model = load_model(spec, weights)
+    if isinstance(model, torch.nn.Module):
+        if eval_mode:
+            model.eval()
+        return compile_model(model, (), example_inputs(model, inputs), checked)
+    if inputs:
+        raise OptionError(f"{spec} has its own example inputs.", "Leave --input out.")
+    return compile_model(model, None, None, checked)
+
+
+def rewrite_model(
+    model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, passes: str | Sequence[Pass], verify: bool
+) -> Program:
+    """`planish.rewrite`."""
+    program = model if isinstance(model, Program) else capture_model(model, inputs, kwargs)
+    return run_passes(program, pipeline(passes), verify=verify)
+
+
+def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None) -> Program:
+    """A Program from whatever `planish.compile` takes."""
+    return capture(model, () if inputs is None else inputs, kwargs)
+
+
+def optimize(
+    program: Program,
+    passes: str | Sequence[Pass] | None = None,
+    verify: bool = False,
+    progress: Progress = silent,
+) -> Program:
+    """CAPTURED to OPTIMIZED: the default pipeline, or the passes that are named."""
+    steps = pipeline(DEFAULT_PIPELINE if passes is None else passes)
+    for done, step in enumerate(steps):
+        progress("passes", done, len(steps))
+        program = run_passes(program, (step,), verify=verify)
+    progress("passes", len(steps), len(steps))
+    return program
+
+
+def group(program: Program, verify: bool = False) -> Program:
+    """OPTIMIZED to GROUPED: one region for each kernel."""
+    return run_passes(program, GROUP, verify=verify)
+
+
+def pipeline(passes: str | Iterable[Pass]) -> tuple[Pass, ...]:
+    """A pipeline by name, or the list of passes that was given."""
+    if isinstance(passes, str):
+        if passes not in PIPELINES:
+            raise OptionError(f"There is no pipeline {passes!r}.", f"Pipelines are {', '.join(PIPELINES)}.")
+        return PIPELINES[passes]
+    steps = tuple(passes)
+    for step in steps:
+        if not isinstance(step, Pass):
+            name = step.__name__ if isinstance(step, type) else repr(step)
+            raise OptionError(f"passes holds {name}, which is not a pass.", "Give instances of Pass, as in [MyPass()].")
+    return steps
+
+
+def check_supported(program: Program, backend: Backend) -> None:
+    """Raise UnsupportedOperators, which lists every call that the backend refuses."""
+    refused = partition(program, backend.supports).refused
+    if refused:
+        raise UnsupportedOperators(refused)
+
+
+def _flat(program: Program, inputs: Any, kwargs: Mapping[str, Any] | None) -> list[torch.Tensor] | None:
+    """The example inputs in the signature's order, if there are any."""
+    if inputs is None and kwargs is None:
+        return None
+    args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs or ())
+    return program.signature.flatten(args, kwargs)
+
+
+def _record(options: Options) -> dict[str, Any]:
+    """What of the options an artifact keeps."""
+    passes = options.passes if options.passes is None or isinstance(options.passes, str) else "custom"
+    return {"target": options.target, "threads": options.threads, "passes": passes, "precision": options.precision}

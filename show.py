@@ -1,0 +1,204 @@
+"""What the `planish` command prints: tables for people, JSON for machines. No torch.
+
+Only this file and `progress.py` know rich.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .arrays import Array
+from .doctor import Check
+
+Manifest = Mapping[str, Any]
+
+
+def print_json(data: Any) -> None:
+    """Print JSON on standard output."""
+    print(json.dumps(data, indent=2))
+
+
+def show_compiled(file: str, manifest: Manifest, as_json: bool) -> None:
+    """What `compile` wrote: sizes, and how many sites each pass changed and refused."""
+    size = os.path.getsize(file)
+    if as_json:
+        print_json({"file": file, "bytes": size, **_summary(manifest)})
+        return
+    out = _console()
+    out.print(f"{escape(file)}: {_bytes(size)}, {len(_steps(manifest))} kernel calls, made for {_target(manifest)}")
+    _print_passes(out, manifest)
+
+
+def show_manifest(file: str, manifest: Manifest, as_json: bool) -> None:
+    """All that a file says of itself."""
+    size = os.path.getsize(file)
+    if as_json:
+        print_json({"file": file, "bytes": size, **manifest})
+        return
+    out = _console()
+    members = ", ".join(f"{name} {_bytes(entry['length'])}" for name, entry in manifest["members"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    out.print(f"[bold]{escape(manifest['name'])}[/bold], {escape(file)}, {_bytes(size)}: {members}")
+    out.print(f"made by planish {manifest['planish']} with {versions}")
+    out.print(f"for {_target(manifest)}; needs {', '.join(manifest['target']['features'])}")
+    for direction in ("inputs", "outputs"):
+        for spec in manifest["signature"][direction]:
+            out.print(f"{direction[:-1]:<6} {escape(_spec(spec))}")
+    _print_passes(out, manifest)
+    _print_sites(out, manifest)
+    _print_steps(out, manifest)
+
+
+def show_outputs(outputs: Mapping[str, Array], written: list[str], as_json: bool) -> None:
+    """Each output's type and range, and where it was written."""
+    paths: list[Any] = written if len(written) == len(outputs) else written * len(outputs)
+    rows = [_describe(name, array) for name, array in outputs.items()]
+    if as_json:
+        files = paths or [None] * len(rows)
+        print_json({"outputs": [{**row, "file": path} for row, path in zip(rows, files, strict=True)]})
+        return
+    table = _table("output", "type", "min", "max", "mean", *(["file"] if written else []))
+    for row, path in zip(rows, paths or [""] * len(rows), strict=True):
+        kind = f"{row['dtype']}[{', '.join(map(str, row['shape']))}]"
+        figures = ["" if row[key] is None else f"{row[key]:.6g}" for key in ("min", "max", "mean")]
+        table.add_row(escape(row["name"]), escape(kind), *figures, *([escape(str(path))] if written else []))
+    _console().print(table)
+
+
+def show_bench(file: str, threads: int, result: Mapping[str, float | int], as_json: bool) -> None:
+    """Latencies."""
+    if as_json:
+        print_json({"file": file, "threads": threads, **result})
+        return
+    out = _console()
+    out.print(
+        f"{escape(file)}: median {result['median_ms']:.3f} ms, min {result['min_ms']:.3f}, max {result['max_ms']:.3f}, "
+        f"spread {100 * result['spread']:.1f} % (p10 to p90), {result['per_second']:.1f} a second "
+        f"({result['calls']} calls, {threads} thread(s))"
+    )
+
+
+def show_checks(checks: Iterable[Check], as_json: bool) -> bool:
+    """Print each finding as it is made; whether none failed."""
+    found = []
+    out = _console()
+    for check in checks:
+        found.append(check)
+        if not as_json:
+            mark = {True: "[green]ok[/green]", False: "[red]failed[/red]", None: "[yellow]absent[/yellow]"}[check.ok]
+            out.print(f"{mark:<24} {escape(check.name)}: {escape(check.said)}", soft_wrap=True)
+            if check.todo:
+                out.print(f"         {escape(check.todo)}", soft_wrap=True)
+    healthy = all(check.ok is not False for check in found)
+    if as_json:
+        print_json({"healthy": healthy, "checks": [check.to_json() for check in found]})
+    return healthy
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    """What a machine wants to know of a compilation."""
+    keys = ("name", "planish", "versions", "target", "signature")
+    passes = [
+        {"name": entry["name"], "applied": len(entry["applied"]), "refused": len(entry["refused"])}
+        for entry in manifest["report"]
+    ]
+    return {**{key: manifest[key] for key in keys}, "kernel_calls": len(_steps(manifest)), "passes": passes}
+
+
+def _print_passes(out: Console, manifest: Manifest) -> None:
+    table = _table("pass", "applied", "refused", "nodes", "seconds")
+    for entry in manifest["report"]:
+        nodes = f"{entry['nodes_before']} → {entry['nodes_after']}"
+        counts = (str(len(entry["applied"])), str(len(entry["refused"])))
+        table.add_row(entry["name"], *counts, nodes, f"{entry['seconds']:.3f}")
+    out.print(table)
+
+
+def _print_sites(out: Console, manifest: Manifest) -> None:
+    """Where each rule was applied, and where refused and why, by layer."""
+    for entry in manifest["report"]:
+        for (rule, reason), layers in _grouped(entry).items():
+            verdict = f"refused: {reason}" if reason else "applied"
+            out.print(f"[bold]{escape(rule)}[/bold] {escape(verdict)} ({len(layers)})", soft_wrap=True)
+            out.print(f"    {escape(', '.join(dict.fromkeys(layers)))}", soft_wrap=True)
+
+
+def _grouped(entry: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """The layers of a pass's sites by rule and reason; the bookkeeping of NORMALIZED and GROUPED is left out."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for site in [*entry["applied"], *entry["refused"]]:
+        where = ", ".join(site["layers"]) or f"({site['node']})"
+        groups.setdefault((site["rule"], site["reason"] or ""), []).append(where)
+    return groups
+
+
+def _print_steps(out: Console, manifest: Manifest) -> None:
+    """The call table."""
+    table = _table("call", "kind", "kernel", "output", "layout", "MFLOP", "layers")
+    kernels = manifest["calls"]["kernels"]
+    for number, step in enumerate(_steps(manifest)):
+        shape = "×".join(map(str, step["shape"]))
+        work = f"{step['flops'] / 1e6:.1f}"
+        template = kernels[step["symbol"]]["template"]
+        table.add_row(
+            str(number), step["kind"], template, shape, step["layout"], work, escape(", ".join(step["layers"]))
+        )
+    out.print(table)
+
+
+def _steps(manifest: Manifest) -> list[dict[str, Any]]:
+    """The calls that run a kernel (views run none)."""
+    return [step for step in manifest["calls"]["steps"] if step["symbol"]]
+
+
+def _describe(name: str, array: Array) -> dict[str, Any]:
+    """An output in numbers."""
+    known = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
+    if array.size == 0 or array.dtype.kind not in "fiub":
+        return {**known, "min": None, "max": None, "mean": None}
+    wide = array.astype(np.float64)
+    return {**known, **{key: _finite(getattr(wide, key)()) for key in ("min", "max", "mean")}}
+
+
+def _finite(value: Any) -> float | None:
+    """A number that JSON has."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _target(manifest: Manifest) -> str:
+    target = manifest["target"]
+    return f"{target['cpu']} ({target['triple']}), planned for {target['threads']} thread(s)"
+
+
+def _spec(spec: Mapping[str, Any]) -> str:
+    return f"{spec['name']}: {spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
+
+
+def _bytes(count: int) -> str:
+    """A size as people read it."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        numeric = column in ("applied", "refused", "seconds", "min", "max", "mean", "MFLOP", "call")
+        table.add_column(column, justify="right" if numeric else "left")
+    return table
+
+
+def _console() -> Console:
+    """Standard output; wide where nobody looks, so that no cell is cut."""
+    return Console() if sys.stdout.isatty() else Console(width=200, highlight=False)

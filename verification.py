@@ -1,0 +1,75 @@
+"""verify=True, the last step: does the compiled code compute what the captured model computes?
+
+max|compiled - reference64|  <=  4 max|eager32 - reference64| + 8 ulp(max|reference64|)
+
+On a difference it says which half is to blame, by running the rewritten program in PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .backends.tvm import selftest
+from .backends.tvm.runtime import Compiled
+from .errors import MiscompiledError
+from .ir.interpret import eager, reference
+from .ir.program import Program
+
+Tensors = Sequence[torch.Tensor]
+
+
+def check_compiled(compiled: Compiled, captured: Program, grouped: Program, examples: Tensors | None = None) -> None:
+    """Raise MiscompiledError if an output is further from the float64 reference than rounding explains.
+
+    Code for another machine cannot run here; then the rewritten program stands in for it.
+    """
+    given = examples is not None
+    inputs = list(examples) if given else [torch.from_numpy(array) for array in selftest.inputs(captured.signature)]
+    exact, own = reference(captured, inputs), eager(captured, inputs)
+    rewritten = eager(grouped, inputs)
+    actual = compiled.run_flat(inputs) if compiled.runs_here else rewritten
+    for spec, want, near, got, half in zip(captured.signature.outputs, exact, own, actual, rewritten, strict=True):
+        said = difference(torch.as_tensor(got), want, near)
+        if said is not None:
+            blame = "code generation" if difference(half, want, near) is None else "the passes"
+            raise MiscompiledError(
+                f"verify=True: output {spec.name!r} of the compiled model {said}; the fault is in {blame}.",
+                "Do not use this result. Report it with the model"
+                + ("." if blame == "code generation" else ", or leave passes out to find the one at fault."),
+            )
+
+
+def difference(got: torch.Tensor, exact: torch.Tensor, own: torch.Tensor) -> str | None:
+    """What is wrong with `got`, or None if it is as near to `exact` as PyTorch's `own` rounding allows."""
+    if got.shape != own.shape or got.dtype != own.dtype:
+        return f"is {got.dtype} {list(got.shape)} instead of {own.dtype} {list(own.shape)}"
+    if not own.dtype.is_floating_point:
+        wrong = int((got != own).sum())
+        return f"differs in {wrong} of {got.numel()} elements" if wrong else None
+    finite = own.isfinite()
+    odd = got.where(~finite, 0.0)
+    if not torch.equal(got.isfinite(), finite) or not torch.allclose(odd, own.where(~finite, 0.0), equal_nan=True):
+        return "is not finite where the model's is, or the other way round"
+    error, allowed = _worst(got[finite] - exact[finite]), _worst(own[finite] - exact[finite])
+    bound = 4 * allowed + _ulps(own.dtype) * _ulp(_worst(exact[finite]), own.dtype)
+    return None if error <= bound else f"is off by {error:.3g}, where {bound:.3g} is allowed"
+
+
+def _ulps(dtype: torch.dtype) -> int:
+    """A float64 model has no better reference than itself: its own error reads as zero, so it gets more."""
+    return 256 if dtype is torch.float64 else 8
+
+
+def _ulp(scale: float, dtype: torch.dtype) -> float:
+    """Distance between neighbouring numbers of that magnitude."""
+    info = torch.finfo(dtype)
+    return max(info.eps * 2.0 ** (math.frexp(scale)[1] - 1), info.smallest_normal * info.eps)
+
+
+def _worst(values: Any) -> float:
+    """The largest magnitude, 0 of nothing."""
+    return float(values.abs().max()) if values.numel() else 0.0
