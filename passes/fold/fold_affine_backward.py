@@ -13,22 +13,22 @@ Conditions:
 - of a cat or a sum, every part can take its share.
 
 Before:
-    program(%x: f32[1, 1, 4, 4]) normalized {
-      @conv.weight: f32[2, 1, 1, 1] = [[[[3.0]]], [[[5.0]]]]
+    program(%x: f32[1, 1, 4]) normalized {
+      @conv.weight: f32[2, 1, 1] = [[[3.0]], [[5.0]]]
       @bn.weight: f32[2] = [1.0, 2.0]
       @bn.bias: f32[2] = [0.5, 0.0]
       @bn.mean: f32[2] = [1.0, -1.0]
       @bn.var: f32[2] = [0.25, 4.0]
-      %conv: f32[1, 2, 4, 4] = convolution(%x, @conv.weight, none, [1, 1], [0, 0], [1, 1], false, [0, 0], 1)   # conv
-      %bn: f32[1, 2, 4, 4] = batch_norm(%conv, @bn.weight, @bn.bias, @bn.mean, @bn.var, false, 0.1, 0.0, false)   # bn
+      %conv: f32[1, 2, 4] = convolution(%x, @conv.weight, none, [1], [0], [1], false, [0], 1)   # conv
+      %bn: f32[1, 2, 4] = batch_norm(%conv, @bn.weight, @bn.bias, @bn.mean, @bn.var, false, 0.1, 0.0, false)   # n
       return %bn
     }
 
 After:
-    program(%x: f32[1, 1, 4, 4]) normalized {
-      @conv.weight_1: f32[2, 1, 1, 1] = [[[[6.0]]], [[[5.0]]]]
+    program(%x: f32[1, 1, 4]) normalized {
+      @conv.weight_1: f32[2, 1, 1] = [[[6.0]], [[5.0]]]
       @conv.bias: f32[2] = [-1.5, 1.0]
-      %convolution: f32[1, 2, 4, 4] = convolution(%x, @conv.weight_1, @conv.bias, [1, 1], [0, 0], [1, 1], false, [0, 0], 1)   # bn, conv
+      %convolution: f32[1, 2, 4] = convolution(%x, @conv.weight_1, @conv.bias, [1], [0], [1], false, [0], 1)   # n, conv
       return %convolution
     }
 """

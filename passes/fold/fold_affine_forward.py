@@ -76,6 +76,8 @@ def fold_forward(node: fx.Node, program: Program) -> Replacement | Refused | Non
     ops, source, map_ = found
     way = _Way(program)
     reason = blocked(node, source, map_) or way.push(node, source, map_)
+    if reason is None and not way.values:
+        return None  # only dead views read it
     if reason is None:
         return Replacement(way.values, covers=(*ops, *way.covers))
     return Refused(reason, node) if map_.axis is not None or has_batch_norm(ops) else None

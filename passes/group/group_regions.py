@@ -12,18 +12,18 @@ Before:
     program(%x: f32[1, 2, 8], %r: f32[1, 4, 8]) normalized {
       @conv.weight: f32[4, 2, 1] = [[[1.0], [2.0]], [[3.0], [4.0]], [[5.0], [6.0]], [[7.0], [8.0]]]
       %conv: f32[1, 4, 8] = convolution(%x, @conv.weight, none, [1], [0], [1], false, [0], 1)   # conv
-      %add: f32[1, 4, 8] = add.Tensor(%conv, %r)   # sum
-      %relu: f32[1, 4, 8] = relu(%add)   # act
+      %add: f32[1, 4, 8] = add.Tensor(%conv, %r)
+      %relu: f32[1, 4, 8] = relu(%add)
       return %relu
     }
 
 After:
     program(%x: f32[1, 2, 8], %r: f32[1, 4, 8]) grouped {
       @conv.weight: f32[4, 2, 1] = [[[1.0], [2.0]], [[3.0], [4.0]], [[5.0], [6.0]], [[7.0], [8.0]]]
-      %r00_conv: f32[1, 4, 8] = region r00_conv: conv(%x=%x, %conv_weight=@conv.weight, %r=%r) anchor %conv {   # conv, sum, act
+      %r00_conv: f32[1, 4, 8] = region r00_conv: conv(%x=%x, %conv_weight=@conv.weight, %r=%r) anchor %conv {   # conv
         %conv: f32[1, 4, 8] = convolution(%x, %conv_weight, none, [1], [0], [1], false, [0], 1)   # conv
-        %add: f32[1, 4, 8] = add.Tensor(%conv, %r)   # sum
-        %relu: f32[1, 4, 8] = relu(%add)   # act
+        %add: f32[1, 4, 8] = add.Tensor(%conv, %r)
+        %relu: f32[1, 4, 8] = relu(%add)
         return %relu
       }
       return %r00_conv

@@ -1,0 +1,50 @@
+"""Whatever the graph: the pipelines keep the function, do it once, and grouping changes no bit."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from random_programs import programs
+from rewriting import op_names, random_inputs, relative_error, run
+
+from planish.ir.rewrite import erase_dead
+from planish.ir.text import parse_program, print_program
+from planish.ir.verify import verify
+from planish.passes.fold.fold_affine_backward import FoldAffineBackward
+from planish.passes.fold.fold_affine_forward import FoldAffineForward
+from planish.passes.fold.fold_constants import FoldConstants
+from planish.passes.fold.lower_batch_norm import LowerBatchNorm
+from planish.passes.group.group_regions import GroupRegions
+from planish.passes.manager import run_passes
+
+FOLD = (FoldConstants(), FoldAffineBackward(), FoldAffineForward(), LowerBatchNorm())
+
+
+@given(programs())
+def test_folding_keeps_the_function_and_is_done_at_once(text: str) -> None:
+    before, _ = erase_dead(parse_program(text))
+    verify(before)
+    after = run_passes(before, FOLD)
+    verify(after)
+    assert relative_error(before, after) <= 1e-11
+    assert "batch_norm" not in op_names(after)
+    again = run_passes(after, FOLD)
+    assert print_program(again) == print_program(after)
+    batch_norms = sum(name == "batch_norm" for name in op_names(before))
+    backward, forward = (
+        next(r for r in after.report if r.name == name) for name in ("fold_affine_backward", "fold_affine_forward")
+    )
+    left = [s for s in backward.refused if s.op == "aten.batch_norm.default"]
+    assert all(s.reason for s in (*left, *forward.refused))
+    assert len(left) <= batch_norms
+
+
+@given(programs("f32", length=20))
+def test_grouping_changes_no_bit(text: str) -> None:
+    before, _ = erase_dead(parse_program(text))
+    after = run_passes(before, (*FOLD, GroupRegions()))
+    verify(after)
+    optimized = run_passes(before, FOLD)
+    inputs = random_inputs(before)
+    for old, new in zip(run(optimized, inputs), run(after, inputs), strict=True):
+        assert torch.equal(old, new)
