@@ -22,17 +22,18 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._decomp import decomposition_table
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from ..errors import CaptureError, DynamicShapeError, ModelError, PlanishError, TrainModeError
+from ..errors import CaptureError, DynamicShapeError, ModelError, MutatedBufferError, PlanishError, TrainModeError
 from .ops import OPS
 from .optable import COMPOSITE
 from .origins import dotted_path, error_source, root_name
 from .program import Program
 from .signature import Parameter
 from .trees import constant, forward_parameters
-from .unlift import unlift
+from .unlift import NO_STATE, unlift
 
 _ROUNDS = 4
 """How deep composite operators nest at most (bilinear → trilinear → products)."""
@@ -183,6 +184,7 @@ def _settle(exported: ExportedProgram) -> ExportedProgram:
         wanted = {op for op in calls if isinstance(op, torch._ops.OpOverload) and (op in COMPOSITE or op not in OPS)}
         table = torch.export.default_decompositions() if wanted else {}
         rules = {op: table[op] for op in wanted if op in table}
+        rules |= {op: decomposition_table[op] for op in (wanted & COMPOSITE) - set(rules) if op in decomposition_table}
         if not rules:
             break
         exported = exported.run_decompositions(rules)
@@ -198,6 +200,9 @@ def _capture_error(error: Exception) -> CaptureError:
             f"The forward pass branches on a value that it computed{at}.",
             "Use torch.where instead of `if`, or pass the value as a Python constant.",
         )
+    mutated = re.search(r"Constant (\S+) is mutated", str(error))
+    if mutated:
+        return MutatedBufferError(f"The forward pass writes the tensor attribute {mutated.group(1)!r}.", NO_STATE)
     return CaptureError(
         f"The forward pass failed under torch.export{at}: {type(error).__name__}: {_first_line(error)}",
         "Check that model(*args, **kwargs) runs with these example inputs and uses tensor operations only.",

@@ -73,6 +73,9 @@ def widened() -> Iterator[None]:
 class _Widen(TorchDispatchMode):
     """Replaces narrow floating dtypes among the arguments of every operator."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

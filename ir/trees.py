@@ -39,9 +39,10 @@ def _structure(spec: Any, leaves: Iterator[Structure]) -> Structure:
         return Structure("list", children)
     if kind in (tuple, torch.Size):
         return Structure("tuple", children)
-    fields = record_fields(kind, spec.context)
-    if fields is not None:
-        return Structure("namedtuple", children, (kind.__name__, *fields))
+    fields, absent = record_fields(kind, spec.context)
+    if fields or absent:
+        nones = tuple(Structure.constant(None) for _ in absent)
+        return Structure("namedtuple", (*children, *nones), (kind.__name__, *fields, *absent))
     keys = _dict_keys(spec)
     if keys is not None and len(keys) == len(children) and all(isinstance(k, str | int) for k in keys):
         return Structure("dict", children, tuple(keys))
@@ -51,15 +52,17 @@ def _structure(spec: Any, leaves: Iterator[Structure]) -> Structure:
     )
 
 
-def record_fields(kind: type, context: Any) -> tuple[str, ...] | None:
-    """Field names of named tuples, torch's return types and dataclasses registered with torch.export."""
+def record_fields(kind: type, context: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Fields of named tuples, torch's return types and dataclasses known to torch.export; and those that are None.
+
+    A dataclass leaves fields that are None out of its children, and names them in its context.
+    """
     if issubclass(kind, tuple):
-        names = getattr(kind, "_fields", None) or getattr(kind, "__match_args__", None)
-        return tuple(names) if names else None
+        return tuple(getattr(kind, "_fields", None) or getattr(kind, "__match_args__", None) or ()), ()
     if hasattr(kind, "__dataclass_fields__") and not issubclass(kind, Mapping):
-        names, absent = context if isinstance(context, list | tuple) and len(context) == 2 else (None, None)
-        return tuple(names) if names and not absent else None
-    return None
+        names, absent = context if isinstance(context, list | tuple) and len(context) == 2 else ((), ())
+        return tuple(names), tuple(absent)
+    return (), ()
 
 
 def _dict_keys(spec: Any) -> list[Any] | None:

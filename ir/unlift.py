@@ -33,6 +33,9 @@ _MUTATIONS = {
     OutputKind.USER_INPUT_MUTATION: "input",
 }
 
+NO_STATE = "Take the state as an input and return the new state as an output."
+"""What to do about mutation."""
+
 
 def unlift(
     exported: ExportedProgram, parameters: Sequence[Parameter], name: str, frozen: Mapping[str, tuple[str, Any]]
@@ -132,7 +135,7 @@ class _Unlift:
                 where = _at(self.nodes.get(spec.arg.name))
                 raise MutatedBufferError(
                     f"The forward pass writes {kind} {names.get(target, target)!r}{where}.",
-                    "Take the state as an input and return the new state as an output.",
+                    NO_STATE,
                 )
             if spec.kind is not OutputKind.USER_OUTPUT:
                 raise CaptureError(

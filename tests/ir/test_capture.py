@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import inspect
 import warnings
 
@@ -223,6 +224,41 @@ def test_empty_outputs(value: object) -> None:
     assert program(torch.zeros(2)) == value
 
 
+@dataclasses.dataclass
+class Result:
+    """A dataclass that torch.export knows."""
+
+    score: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+class Output(collections.OrderedDict[str, torch.Tensor]):
+    """A mapping class, as the outputs of language models are."""
+
+
+def test_records_and_mappings_of_the_users_own(request) -> None:  # type: ignore[no-untyped-def]
+    class Makes(nn.Module):
+        def forward(self, given: Result) -> tuple[object, ...]:
+            top = given.score.topk(1)
+            return Result(given.score * 2), Output(logits=given.score + 1), top
+
+    torch.export.register_dataclass(Result, serialized_type_name="Result")
+    pytree.register_pytree_node(
+        Output, lambda o: (list(o.values()), list(o)), lambda values, keys: Output(zip(keys, values, strict=True))
+    )
+    request.addfinalizer(lambda: [pytree._deregister_pytree_node(kind) for kind in (Result, Output)])
+    x = torch.tensor([1.0, 3.0])
+    program = capture(Makes().eval(), (Result(x),))
+    verify(program)
+    assert [spec.name for spec in program.signature.inputs] == ["given.score"]
+    record, mapping, top = program(Result(x))
+    assert (record.score.tolist(), record.loss) == ([2.0, 6.0], None)
+    assert mapping["logits"].tolist() == [2.0, 4.0]
+    assert (top.values.tolist(), top.indices.tolist()) == ([3.0], [1])
+    with pytest.raises(InputError, match=r"'given\.loss' was None at capture"):
+        program(Result(x, x))
+
+
 def test_tied_weights_are_stored_once_under_the_first_name() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -308,11 +344,13 @@ def test_composites_are_broken_up_and_fused_modules_stay_whole() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x, _ = self.lstm(self.norm(x))
             x = F.scaled_dot_product_attention(x, x, x)
+            grid = F.affine_grid(x[:, :2, :3], [2, 1, 4, 4], align_corners=False)
+            x = F.grid_sample(x[:, None], grid, align_corners=False)[:, 0]
             return torch.einsum("bij,bkj->bik", x, x)
 
     found = ops(checked(Mixed(), torch.randn(2, 3, 4)))
     assert {"layer_norm.default", "scaled_dot_product_attention.default", "bmm.default"} <= set(found)
-    assert not {"einsum.default", "lstm.input"} & set(found)
+    assert not {"einsum.default", "lstm.input", "grid_sampler.default", "grid_sampler_2d.default"} & set(found)
 
 
 def test_one_tensor_passed_twice_and_a_weight_passed_as_an_input() -> None:
@@ -529,6 +567,18 @@ def test_mutation_is_refused_by_name(what: str) -> None:
     message = refused(Writes(), {"cache": torch.zeros(1)}, kind=MutatedBufferError)
     assert repr({"buffer": "steps", "input": "state.cache", "parameter": "weight"}[what]) in message
     assert line_of(Writes.forward, "add_") in message
+
+
+def test_mutated_plain_attributes_are_refused_by_name() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = torch.zeros(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.calls.add_(1)
+
+    assert "'calls'" in refused(Counts(), torch.zeros(1), kind=MutatedBufferError)
 
 
 def test_symbolic_dimensions_are_refused_by_input_and_dim() -> None:
