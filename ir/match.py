@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from .ops import arguments
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -178,22 +180,6 @@ class Op(Pattern):
 def match(pattern: Any, value: Any) -> Match | Failed:
     """Match one pattern against a node (or a plain value)."""
     return _match(pattern, value, Match())
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """All arguments of a call by schema name, in schema order, defaults filled in."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {**{str(i): value for i, value in enumerate(node.args)}, **node.kwargs}
-    result: dict[str, Any] = {}
-    for index, argument in enumerate(schema.arguments):
-        if index < len(node.args):
-            result[argument.name] = node.args[index]
-        elif argument.name in node.kwargs:
-            result[argument.name] = node.kwargs[argument.name]
-        elif argument.has_default_value():
-            result[argument.name] = argument.default_value
-    return result
 
 
 def equal_literals(left: Any, right: Any) -> bool:

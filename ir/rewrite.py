@@ -10,7 +10,7 @@ redirects users, erases what became dead, and drops weights nobody reads any mor
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,13 +105,13 @@ def apply_rules(
     return editor.finish(), applied, standing
 
 
-def erase_dead(program: Program) -> tuple[Program, list[Site]]:
-    """Drop every call and constant whose value nobody uses; ops with side effects stay."""
-    editor = _Editor(program)
-    dead = [n for n in editor.graph.nodes if not n.users]
-    names = {n: _site("remove_dead_code", n, [n]) for n in editor.graph.nodes if n.op == "call_function"}
-    editor.erase(dead)
-    return editor.finish(), [names[n] for n in editor.erased if n in names]
+def erase_dead(program: Program, static: Collection[Any] = ()) -> tuple[Program, list[Site]]:
+    """Drop every call and constant whose value nobody uses; ops with side effects stay, but those in `static`."""
+    editor = _Editor(program, static)
+    calls = [n for n in editor.graph.nodes if n.op in ("call_function", "call_module")]
+    sites = {n: _site("remove_dead_code", n, [n]) for n in calls}
+    editor.erase([n for n in editor.graph.nodes if not n.users])
+    return editor.finish(), [site for n, site in sites.items() if n in editor.erased]
 
 
 class _Worklist:
@@ -150,7 +150,8 @@ class _Worklist:
 class _Editor:
     """One private copy of a program's graph, and the edits on it."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, static: Collection[Any] = ()) -> None:
+        self.static = static
         self.graph = copy_graph(program.graph)
         self.program = program.evolve(graph=self.graph, weights=dict(program.weights), regions=dict(program.regions))
         self.fakes = Fakes(self.graph)
@@ -196,7 +197,7 @@ class _Editor:
             touched.discard(node)
             if node in self.erased:
                 continue
-            if node.users or not _pure(node):
+            if node.users or not (node.target in self.static or _pure(node)):
                 touched.add(node)
                 continue
             operands = list(node.all_input_nodes)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ..errors import OptionError
 from .base import Pass
+from .fold.fold_affine_backward import FoldAffineBackward
+from .fold.fold_affine_forward import FoldAffineForward
+from .fold.fold_constants import FoldConstants
+from .fold.lower_batch_norm import LowerBatchNorm
+from .group.group_regions import GroupRegions
 from .normalize.canonicalize_arguments import CanonicalizeArguments
 from .normalize.canonicalize_attention import CanonicalizeAttention
 from .normalize.canonicalize_casts import CanonicalizeCasts
@@ -52,3 +60,37 @@ NORMALIZE: tuple[Pass, ...] = (
     MarkNormalized(),  # the verifier agrees
 )
 """CAPTURED → NORMALIZED: a single spelling for each meaning."""
+
+FOLD: tuple[Pass, ...] = (
+    FoldConstants(),  # first: the passes below scale weights, and an expression of weights is none yet
+    FoldAffineBackward(),  # before forward: a producer takes an affine at no condition on padding
+    FoldAffineForward(),  # what no producer could take
+    LowerBatchNorm(),  # what nothing could take becomes a mul and an add, for some kernel's epilogue
+    MergeViews(),  # views that had an affine between them are neighbours now
+    RemoveDuplicates(),  # so are equal calls that had different constants in front
+)
+"""NORMALIZED → OPTIMIZED without approximations: constants and affines go into weights."""
+
+EXACT: tuple[Pass, ...] = (*NORMALIZE, *FOLD)
+"""CAPTURED → OPTIMIZED, equal over the reals: what every door runs unless told otherwise."""
+
+GROUP: tuple[Pass, ...] = (GroupRegions(),)
+"""OPTIMIZED → GROUPED: last, because regions hide single ops from rules."""
+
+COMPILE: tuple[Pass, ...] = (*EXACT, *GROUP)
+"""CAPTURED → GROUPED: everything before code generation."""
+
+PIPELINES: Mapping[str, tuple[Pass, ...]] = {
+    "normalize": NORMALIZE,
+    "exact": EXACT,
+    "group": GROUP,
+    "compile": COMPILE,
+}
+"""Pipelines by name."""
+
+
+def pipeline(name: str) -> tuple[Pass, ...]:
+    """Return the passes of a named pipeline."""
+    if name not in PIPELINES:
+        raise OptionError(f"There is no pipeline {name!r}.", f"Pipelines are {', '.join(PIPELINES)}.")
+    return PIPELINES[name]

@@ -130,7 +130,9 @@ def _unsqueeze(factor: fx.Node, dims: list[int]) -> Expr:
 
 
 TABLE: Mapping[Any, Respell] = {
-    **dict.fromkeys((aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default, aten.matmul.default), product),
+    **dict.fromkeys(
+        (aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default, aten.matmul.default), product
+    ),
     **dict.fromkeys((aten.addmm.default, aten.addmv.default, aten.baddbmm.default), affine_product),
     aten.linear.default: linear,
     aten.addbmm.default: summed_product,

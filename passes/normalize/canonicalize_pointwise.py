@@ -4,7 +4,7 @@
     masked_fill(x, m, c) == where(m, c, x);   selu(x) == elu(x, alpha, scale, 1);   prelu(x, w) == where(x > 0, x, w x)
 
 Conditions:
-- numbers stay Python numbers as second argument, floats where the tensor is floating; a constant of no dimensions
+- numbers stay Python numbers as second argument (comparisons: of the `.Scalar` op), floats where the tensor is floating; a constant of no dimensions
   (expanded or not) is such a number where that changes neither shape nor dtype;
 - a factor `alpha` of `add`, `sub` and `rsub` becomes a product of its own.
 Every value keeps its bits, except that PyTorch may fuse x + alpha * y.
@@ -44,7 +44,7 @@ from ...ir.ops import arguments, is_call
 from ...ir.program import Program
 from ...ir.rewrite import Call, Expr, Refused, Weight
 from ..base import Numerics
-from .spelling import OpPass, Respell, Verdict, aten, call, is_tensor, replace_by, shape_of, value_of
+from .spelling import OpPass, Respell, Verdict, aten, call, first_result_only, is_tensor, replace_by, shape_of, value_of
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
@@ -52,12 +52,25 @@ Operand = Any
 """A node or a Python number."""
 
 
-def plain(op: Any) -> Respell:
-    """Two operands; a constant number belongs on the right."""
+def plain(tensor_op: Any, number_op: Any) -> Respell:
+    """Two operands; for a number on the right there is an op of its own."""
 
     def respell(node: fx.Node, program: Program) -> Verdict:
         left, right = node.args[:2]
-        return replace_by(node, call(op, left, _number(right, left, node, program), **node.kwargs))
+        number = _number(right, left, node, program)
+        return replace_by(node, call(tensor_op if isinstance(number, fx.Node) else number_op, left, number))
+
+    return respell
+
+
+def extremum(op: Any, side: str) -> Respell:
+    """`maximum` and `minimum` of two tensors; with a number it is a `clamp`."""
+
+    def respell(node: fx.Node, program: Program) -> Verdict:
+        left, right = _sides(node, program)
+        if isinstance(right, fx.Node):
+            return replace_by(node, call(op, left, right))
+        return replace_by(node, call(aten.clamp.default, left, **{side: right}))
 
     return respell
 
@@ -165,7 +178,7 @@ def masked_fill(node: fx.Node, program: Program) -> Verdict:
 def threshold(node: fx.Node, program: Program) -> Verdict:
     """x where it exceeds the threshold (or is NaN), else the value."""
     x, bound, value = node.args
-    low = call(aten.le.Tensor, x, _like(bound, node))
+    low = call(aten.le.Scalar, x, _like(bound, node))
     return replace_by(node, call(aten.where.self, low, _constant(value, node), x))
 
 
@@ -178,7 +191,7 @@ def prelu(node: fx.Node, program: Program) -> Verdict:
         count = value_of(slope).numel()  # type: ignore[arg-type]
         weight = call(aten.reshape.default, slope, [count] + [1] * (rank - 2) if rank > 1 else [count] * (rank or 0))
     scaled = call(aten.mul.Tensor, x, weight)
-    return replace_by(node, call(aten.where.self, call(aten.gt.Tensor, x, 0.0), x, scaled))
+    return replace_by(node, call(aten.where.self, call(aten.gt.Scalar, x, 0.0), x, scaled))
 
 
 def rrelu(node: fx.Node, program: Program) -> Verdict:
@@ -186,7 +199,8 @@ def rrelu(node: fx.Node, program: Program) -> Verdict:
     given = arguments(node)
     if given["training"]:
         return Refused("its slopes are random", node)
-    return replace_by(node, call(aten.leaky_relu.default, node.args[0], (given["lower"] + given["upper"]) / 2))
+    result = call(aten.leaky_relu.default, node.args[0], (given["lower"] + given["upper"]) / 2)
+    return replace_by(node, result) if is_tensor(node) else first_result_only(node, result, "slopes")
 
 
 def elu(node: fx.Node, program: Program) -> Verdict:
@@ -255,29 +269,22 @@ def _constant(value: Operand, node: fx.Node) -> Operand:
     return Weight("constant", torch.tensor(value, dtype=value_of(node).dtype))
 
 
-COMPARISONS = {
-    aten.eq.Scalar: aten.eq.Tensor,
-    aten.ne.Scalar: aten.ne.Tensor,
-    aten.lt.Scalar: aten.lt.Tensor,
-    aten.le.Scalar: aten.le.Tensor,
-    aten.gt.Scalar: aten.gt.Tensor,
-    aten.ge.Scalar: aten.ge.Tensor,
-}
-BITWISE = {
-    aten.bitwise_and.Scalar: aten.bitwise_and.Tensor,
-    aten.bitwise_or.Scalar: aten.bitwise_or.Tensor,
-    aten.bitwise_xor.Scalar: aten.bitwise_xor.Tensor,
-    aten.__and__.Scalar: aten.bitwise_and.Tensor,
-    aten.__and__.Tensor: aten.bitwise_and.Tensor,
-    aten.__or__.Scalar: aten.bitwise_or.Tensor,
-    aten.__or__.Tensor: aten.bitwise_or.Tensor,
-    aten.__xor__.Scalar: aten.bitwise_xor.Tensor,
-    aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
-    aten.bitwise_left_shift.Tensor_Scalar: aten.bitwise_left_shift.Tensor,
-    aten.bitwise_right_shift.Tensor_Scalar: aten.bitwise_right_shift.Tensor,
-    aten.remainder.Scalar: aten.remainder.Tensor,
-    aten.fmod.Scalar: aten.fmod.Tensor,
-}
+PAIRS: tuple[tuple[Any, ...], ...] = (
+    (aten.eq.Tensor, aten.eq.Scalar),
+    (aten.ne.Tensor, aten.ne.Scalar),
+    (aten.lt.Tensor, aten.lt.Scalar),
+    (aten.le.Tensor, aten.le.Scalar),
+    (aten.gt.Tensor, aten.gt.Scalar),
+    (aten.ge.Tensor, aten.ge.Scalar),
+    (aten.bitwise_and.Tensor, aten.bitwise_and.Scalar, aten.__and__.Tensor, aten.__and__.Scalar),
+    (aten.bitwise_or.Tensor, aten.bitwise_or.Scalar, aten.__or__.Tensor, aten.__or__.Scalar),
+    (aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar, aten.__xor__.Tensor, aten.__xor__.Scalar),
+    (aten.bitwise_left_shift.Tensor, aten.bitwise_left_shift.Tensor_Scalar),
+    (aten.bitwise_right_shift.Tensor, aten.bitwise_right_shift.Tensor_Scalar),
+    (aten.remainder.Tensor, aten.remainder.Scalar),
+    (aten.fmod.Tensor, aten.fmod.Scalar),
+)
+"""The op for two tensors, the op for a tensor and a number, and their other names."""
 
 TABLE: Mapping[Any, Respell] = {
     **dict.fromkeys((aten.add.Tensor, aten.add.Scalar), add),
@@ -287,10 +294,9 @@ TABLE: Mapping[Any, Respell] = {
     **dict.fromkeys((aten.div.Tensor, aten.div.Scalar, aten.true_divide.Tensor), divide),
     **dict.fromkeys((aten.div.Tensor_mode, aten.div.Scalar_mode), divide),
     **dict.fromkeys((aten.floor_divide.default, aten.floor_divide.Scalar), divide),
-    **dict.fromkeys((aten.max.other, aten.maximum.default), commutative(aten.maximum.default)),
-    **dict.fromkeys((aten.min.other, aten.minimum.default), commutative(aten.minimum.default)),
-    **{op: plain(spelled) for scalar, spelled in COMPARISONS.items() for op in (scalar, spelled)},
-    **{op: plain(spelled) for op, spelled in BITWISE.items()},
+    **dict.fromkeys((aten.max.other, aten.maximum.default), extremum(aten.maximum.default, "min")),
+    **dict.fromkeys((aten.min.other, aten.minimum.default), extremum(aten.minimum.default, "max")),
+    **{op: plain(*ops[:2]) for ops in PAIRS for op in ops},
     **dict.fromkeys((aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor), power),
     aten.square.default: square,
     **dict.fromkeys((aten.clamp.default, aten.clip.default, aten.hardtanh.default, aten.relu6.default), clamp),
@@ -301,7 +307,8 @@ TABLE: Mapping[Any, Respell] = {
     **dict.fromkeys((aten.masked_fill.Scalar, aten.masked_fill.Tensor), masked_fill),
     aten.threshold.default: threshold,
     **dict.fromkeys((aten.prelu.default, aten._prelu_kernel.default), prelu),
-    aten.rrelu.default: rrelu,
+    **dict.fromkeys((aten.rrelu.default, aten.rrelu_with_noise.default), rrelu),
+    aten.rrelu_with_noise_functional.default: rrelu,
     **dict.fromkeys((aten.elu.default, aten.celu.default, aten.selu.default), elu),
     aten.log_sigmoid.default: log_sigmoid,
     **dict.fromkeys((aten.leaky_relu.default, aten.softplus.default), numbers_as_floats),

@@ -79,12 +79,11 @@ def adaptive_average_pool(rank: int) -> Respell:
         x, windows = _windows(node, rank)
         if windows is None:
             return None
-        if _is_global(node, rank):
-            return replace_by(node, call(aten.mean.dim, x, _spatial(x, rank), True))
+        whole = _whole_dims(node, windows)
+        if whole is not None:
+            return replace_by(node, call(aten.mean.dim, x, whole, True) if whole else x)
         rest = [False, True, *([None] if rank > 1 else [])]
-        return replace_by(
-            node, x if set(windows) == {1} else _pool(node, rank, AVERAGE[rank], windows, [0] * rank, *rest)
-        )
+        return replace_by(node, _pool(node, rank, AVERAGE[rank], windows, [0] * rank, *rest))
 
     return respell
 
@@ -96,8 +95,9 @@ def adaptive_max_pool(rank: int) -> Respell:
         x, windows = _windows(node, rank)
         if windows is None:
             return None
-        if _is_global(node, rank):
-            return first_result_only(node, call(aten.amax.default, x, _spatial(x, rank), True), "indices")
+        whole = _whole_dims(node, windows)
+        if whole is not None:
+            return first_result_only(node, call(aten.amax.default, x, whole, True) if whole else x, "indices")
         value = _pool(node, rank, MAX[rank], windows, [0] * rank, [1] * rank, False)
         return first_result_only(node, value, "indices")
 
@@ -115,21 +115,25 @@ def _windows(node: fx.Node, rank: int) -> tuple[fx.Node, list[int] | None]:
     """Window sizes of an adaptive pool, None where they differ."""
     x: fx.Node = node.args[0]  # type: ignore[assignment]
     extents = shape_of(x)[-rank:]
-    result = node.meta["val"] if not isinstance(node.meta["val"], tuple | list) else node.meta["val"][0]
-    targets = [int(extent) for extent in result.shape[-rank:]]
+    targets = _result_shape(node)[-rank:]
     if any(target == 0 or extent % target for extent, target in zip(extents, targets, strict=True)):
         return x, None
     return x, [extent // target for extent, target in zip(extents, targets, strict=True)]
 
 
-def _is_global(node: fx.Node, rank: int) -> bool:
-    result = node.meta["val"] if not isinstance(node.meta["val"], tuple | list) else node.meta["val"][0]
-    return all(int(extent) == 1 for extent in result.shape[-rank:])
+def _whole_dims(node: fx.Node, windows: list[int]) -> list[int] | None:
+    """The dimensions that a pool reduces to one place and leaves alone otherwise; None where some get smaller."""
+    extents = _result_shape(node)
+    first = len(extents) - len(windows)
+    if any(window > 1 and extents[first + i] != 1 for i, window in enumerate(windows)):
+        return None
+    return [first + i for i, window in enumerate(windows) if window > 1]
 
 
-def _spatial(x: fx.Node, rank: int) -> list[int]:
-    dims = len(shape_of(x))
-    return list(range(dims - rank, dims))
+def _result_shape(node: fx.Node) -> list[int]:
+    """The shape of the pooled values, which may come with indices."""
+    value = node.meta["val"]
+    return [int(extent) for extent in (value[0] if isinstance(value, tuple | list) else value).shape]
 
 
 def _pool(node: fx.Node, rank: int, op: Any, windows: list[int], *rest: Any) -> Expr:
@@ -142,9 +146,7 @@ def _batched(node: fx.Node, rank: int, pool: Any) -> Expr:
     shape = shape_of(x)
     if len(shape) != rank + 1:
         return pool(x)  # type: ignore[no-any-return]
-    result = node.meta["val"] if not isinstance(node.meta["val"], tuple | list) else node.meta["val"][0]
-    inside = pool(call(aten.reshape.default, x, [1, *shape]))
-    return call(aten.reshape.default, inside, [int(extent) for extent in result.shape])
+    return call(aten.reshape.default, pool(call(aten.reshape.default, x, [1, *shape])), _result_shape(node))
 
 
 TABLE: Mapping[Any, Respell] = {

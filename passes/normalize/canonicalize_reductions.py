@@ -143,9 +143,25 @@ def variance(node: fx.Node, program: Program) -> Verdict:
     x: fx.Node = given["self"]
     correction = given.get("correction", 1 if given.get("unbiased", True) else 0)
     keywords = {"correction": 1 if correction is None else correction, "keepdim": given.get("keepdim", False)}
-    return replace_by(
-        node, call(aten.var.correction, x, positive_dims(given.get("dim"), len(shape_of(x))), **keywords)
-    )
+    return replace_by(node, call(aten.var.correction, x, positive_dims(given.get("dim"), len(shape_of(x))), **keywords))
+
+
+def moments(root: bool) -> Respell:
+    """`var_mean` and `std_mean`: one op for each of the two results."""
+
+    def respell(node: fx.Node, program: Program) -> Verdict:
+        given = arguments(node)
+        x: fx.Node = given["self"]
+        parts = parts_of(node)
+        if -1 in parts or not parts:
+            return None
+        correction = given.get("correction", 1 if given.get("unbiased", True) else 0)
+        dims, keep = positive_dims(given.get("dim"), len(shape_of(x))), given.get("keepdim", False)
+        spread = call(aten.var.correction, x, dims, correction=1 if correction is None else correction, keepdim=keep)
+        made = {0: call(aten.sqrt.default, spread) if root else spread, 1: call(aten.mean.dim, x, dims, keep)}
+        return Replacement({part: made[index] for index, part in parts.items()}, (node,))
+
+    return respell
 
 
 def softmax(op: Any) -> Respell:
@@ -185,7 +201,7 @@ def _norm(x: Expr, order: float, dims: list[int], keep: bool, dtype: torch.dtype
     if order == 1:
         return call(aten.sum.dim_IntList, size, dims, keep)
     if order == 0:
-        count = call(aten.sum.dim_IntList, call(aten.ne.Tensor, x, 0.0), dims, keep)
+        count = call(aten.sum.dim_IntList, call(aten.ne.Scalar, x, 0.0), dims, keep)
         return call(aten._to_copy.default, count, dtype=dtype)
     power = call(aten.sum.dim_IntList, call(aten.pow.Tensor_Scalar, size, order), dims, keep)
     return call(aten.pow.Tensor_Scalar, power, 1.0 / order)
@@ -198,7 +214,7 @@ def safe_softmax(node: fx.Node, program: Program) -> Verdict:
     dim = positive_dim(given["dim"], len(shape_of(x)))
     source = _cast(x, given["dtype"])
     result = call(aten._softmax.default, source, dim, False)
-    empty = call(aten.eq.Tensor, call(aten.amax.default, source, [dim], True), -math.inf)
+    empty = call(aten.eq.Scalar, call(aten.amax.default, source, [dim], True), -math.inf)
     return replace_by(node, call(aten.masked_fill.Scalar, result, empty, 0.0))
 
 
@@ -231,6 +247,8 @@ TABLE: Mapping[Any, Respell] = {
     aten.min.default: whole_extremum(aten.amin.default),
     aten.aminmax.default: both_extrema,
     **dict.fromkeys((aten.var.default, aten.var.dim, aten.var.correction), variance),
+    **dict.fromkeys((aten.var_mean.default, aten.var_mean.dim, aten.var_mean.correction), moments(root=False)),
+    **dict.fromkeys((aten.std_mean.default, aten.std_mean.dim, aten.std_mean.correction), moments(root=True)),
     **dict.fromkeys((aten.softmax.int, aten._softmax.default), softmax(aten._softmax.default)),
     **dict.fromkeys((aten.log_softmax.int, aten._log_softmax.default), softmax(aten._log_softmax.default)),
     aten._safe_softmax.default: safe_softmax,

@@ -109,15 +109,9 @@ DECOMPOSED = frozenset(
         aten.std.correction,
         aten.std.default,
         aten.std.dim,
-        aten.std_mean.correction,
-        aten.std_mean.default,
-        aten.std_mean.dim,
         aten.take.default,
         aten.take_along_dim.default,
         aten.tile.default,
-        aten.var_mean.correction,
-        aten.var_mean.default,
-        aten.var_mean.dim,
         aten.vdot.default,
         aten.vstack.default,
         aten.xlogy.Tensor,
@@ -166,7 +160,7 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _wanted(op: Any) -> bool:
-    if op._schema.is_mutable or torch.Tag.nondeterministic_seeded in op.tags:
+    if op is aten.rrelu.default or op._schema.is_mutable or torch.Tag.nondeterministic_seeded in op.tags:
         return False
     return op in DECOMPOSED or (info(op) is None and op.namespace == "aten")
 

@@ -61,22 +61,20 @@ def resize(node: fx.Node, program: Program) -> Verdict:
 
 
 def interpolation(node: fx.Node, axis: int, before: int, after: int) -> Tensor:
-    """The (after, before) matrix of the resize along one axis, read off the op itself."""
+    """The (after, before) matrix of the resize along one axis, read off the op itself.
+
+    Always along the op's last axis: PyTorch's antialiasing is wrong along the others when the last has extent 1.
+    """
     given = arguments(node)
     target: Any = node.target
     rank = len(shape_of(node)) - 2
     nearest = "nearest" in str(target)
-    scales = _scales(given, rank)
-    sizes = [1] * rank
-    sizes[axis - 2] = after
-    units_shape = [before, 1] + [1] * rank
-    units_shape[axis] = before
+    scale = _scales(given, rank)[axis - 2]
     dtype = value_of(node).dtype if nearest and value_of(node).dtype == torch.float32 else torch.float64
-    units = torch.eye(before, dtype=dtype).reshape(units_shape)
-    own = [scales[i] if i == axis - 2 else None for i in range(rank)]
+    units = torch.eye(before, dtype=dtype).reshape([before] + [1] * rank + [before])
     corners = [] if nearest else [given["align_corners"]]
-    packet = target._overloadpacket
-    columns: Tensor = packet.default(units, sizes, *corners, *own)
+    sizes, scales = [1] * (rank - 1) + [after], [None] * (rank - 1) + [scale]
+    columns: Tensor = target._overloadpacket.default(units, sizes, *corners, *scales)
     return columns.reshape(before, after).T.to(torch.float64)
 
 
