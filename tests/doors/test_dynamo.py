@@ -408,6 +408,59 @@ def test_data_dependent_shapes_break_the_graph(options: dict[str, Any]) -> None:
         torch.testing.assert_close(fast(*args), model(*args))
 
 
+def test_random_numbers_stay_random(options: dict[str, Any]) -> None:
+    class Noise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) + torch.rand(4)
+
+    model, (x,), _ = sample(Noise(), floats(4))
+    fast = torch.compile(model, backend="planish", options=options)
+    with torch.no_grad():
+        first, second = fast(x), fast(x)
+        assert not torch.equal(first, second)
+        torch.manual_seed(3)
+        seeded = fast(x)
+        torch.manual_seed(3)
+        assert torch.equal(seeded, fast(x))
+    assert ((first - model.linear(x)) >= -1e-6).all()
+    assert ((first - model.linear(x)) <= 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize("context", ["no_grad", "autocast off", "autocast"])
+def test_contexts_inside_forward(context: str, options: dict[str, Any]) -> None:
+    class Guarded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            off = {"autocast off": False, "autocast": True}
+            manager = torch.no_grad() if context == "no_grad" else torch.autocast("cpu", enabled=off[context])
+            with manager:
+                y = self.linear(x)
+            return y.float() * 2
+
+    model, (x,), _ = sample(Guarded(), floats(4))
+    fast = torch.compile(model, backend="planish", options=options)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_control_flow_inside_the_graph_runs_in_eager(lines: list[str]) -> None:
+    def f(x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))
+
+    fast = torch.compile(f, backend="planish", options={"engine": "eager"})
+    for x in (torch.ones(3), -torch.ones(3)):
+        assert torch.equal(fast(x), f(x))
+    (line,) = lines
+    assert "cond" in line
+
+
 def test_a_written_buffer_runs_in_eager_with_one_line(lines: list[str]) -> None:
     class Counts(nn.Module):
         def __init__(self) -> None:
