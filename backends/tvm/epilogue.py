@@ -9,11 +9,12 @@ the channels are padded to whole blocks at compile time, so that full vectors ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from torch import fx
 
-from .compat import T, tirx
+from .compat import tirx
 from .kernels.emit import Expr, Function, Operands, PackedArg
 from .ops.pointwise import evaluate, is_pointwise
 from .plan import PLAIN, Layout, block_of, physical_shape
@@ -147,8 +148,9 @@ class Epilogue:
 
     def apply(self, index: Sequence[Expr], value: Expr) -> tuple[list[Expr], Expr]:
         """(index in the region's result, value there) of the anchor's element at `index`."""
+        named: list[tuple[Expr, Expr]] = []
         where: dict[fx.Node, list[Expr]] = {self._anchor: list(index)}
-        values: dict[fx.Node, Expr] = {self._anchor: self._named(self._anchor, value)}
+        values: dict[fx.Node, Expr] = {self._anchor: _name(self._anchor, value, named)}
         for node in self._chain:
             source = next(a for a in node.all_input_nodes if a in where)
             if is_view(node):
@@ -156,9 +158,12 @@ class Epilogue:
                 values[node] = values[source]
                 continue
             here = where[node] = where[source]
-            values[node] = self._named(node, evaluate(node, lambda a, here=here: self._operand(a, here, values)))
-        result = self._task.region.result
-        return where[result], values[result]
+            found = evaluate(node, partial(self._operand, here=here, values=values))
+            values[node] = _name(node, found, named)
+        result = values[self._task.region.result]
+        for var, bound in reversed(named):
+            result = tirx.Let(var, bound, result)
+        return where[self._task.region.result], result
 
     def at(self, node: fx.Node, index: Sequence[Expr]) -> Expr:
         """The element at `index` of a value that does not depend on the anchor."""
@@ -180,12 +185,17 @@ class Epilogue:
             return values[node]
         return self.at(node, broadcast_index(here, shape_of(node)))
 
-    def _named(self, node: fx.Node, value: Expr) -> Expr:
-        """Bind a value that has several readers: expressions are trees."""
-        return T.Bind(value) if len(node.users) > 1 else value
-
     def _physical(self, index: Sequence[Expr], layout: Layout) -> list[Expr]:
         return [self._f.simplify(i) for i in physical_index(index, layout)]
+
+
+def _name(node: fx.Node, value: Expr, named: list[tuple[Expr, Expr]]) -> Expr:
+    """A variable for a value that has several readers: expressions are trees."""
+    if len(node.users) < 2:
+        return value
+    var = tirx.Var(node.name, str(value.ty.dtype))
+    named.append((var, value))
+    return var
 
 
 def physical_index(index: Sequence[Expr], layout: Layout) -> list[Expr]:

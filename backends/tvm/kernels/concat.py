@@ -1,0 +1,169 @@
+"""Concatenation with pointwise operations after it: one loop nest for each input, whole vectors at a time.
+
+    y[..., offset_k + i, ...] = epilogue(x_k[..., i, ...])
+
+Along the channels of blocked values an input's block is copied as two runs of lanes, since its channels may begin
+in the middle of an output block. Everything else is concatenated PLAIN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands
+from ..plan import PLAIN, Layout
+from ..template import Lowered, Refused, Task, Wants
+from ..views import shape_of
+from .emit import Expr, Function
+
+_CHUNK = 4096
+"""Elements that one task of the parallel loop copies at least."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One input: its node, its place along the axis, its extent there."""
+
+    node: fx.Node
+    offset: int
+    extent: int
+
+
+def read_concat(task: Task) -> tuple[int, list[Part]] | Refused:
+    """(axis, parts) of the region's concatenation, or why this template cannot take it."""
+    anchor = task.region.anchor_node
+    if anchor is None or anchor.target is not torch.ops.aten.cat.default:
+        return Refused("not a concatenation")
+    tensors: Any = anchor.args[0]
+    if any(t not in task.region.placeholders for t in tensors):
+        return Refused("an input is computed inside the region")
+    if len({t.meta["val"].dtype for t in tensors}) > 1:
+        return Refused("its inputs differ in dtype")
+    rank = len(shape_of(anchor))
+    axis = (int(anchor.args[1]) if len(anchor.args) > 1 else 0) % rank  # type: ignore[arg-type]
+    parts, offset = [], 0
+    for node in tensors:
+        if len(shape_of(node)) != rank:
+            continue  # PyTorch ignores an empty one-dimensional tensor here
+        parts.append(Part(node, offset, shape_of(node)[axis]))
+        offset += parts[-1].extent
+    return axis, [p for p in parts if p.extent]
+
+
+@dataclass(frozen=True)
+class Concat:
+    """The template: cat along any axis."""
+
+    name: str = "concat"
+
+    def wants(self, task: Task) -> Wants | Refused:
+        """Blocked if the readers like it or all inputs are, and it is along the channels; PLAIN otherwise."""
+        read = read_concat(task)
+        if isinstance(read, Refused):
+            return read
+        layout = self._layout(task, *read)
+        anchor: Any = task.region.anchor_node
+        if reason := check_epilogue(task, anchor, layout):
+            return Refused(reason)
+        layouts: dict[int, tuple[Layout, ...]] = {
+            i: (PLAIN,) for i in range(len(task.inputs)) if i not in task.constants
+        }
+        layouts |= operand_layouts(task, anchor, layout)
+        for part in read[1]:
+            layouts[task.region.placeholders.index(part.node)] = (layout,)
+        return Wants(layouts, layout)
+
+    def _layout(self, task: Task, axis: int, parts: list[Part]) -> Layout:
+        """The layout that costs the fewest conversions."""
+        inputs = [task.region.placeholders.index(p.node) for p in parts]
+        if axis != 1 or len(task.output.shape) not in (3, 4, 5) or any(i in task.constants for i in inputs):
+            return PLAIN
+        blocked = sum(p.extent for p, i in zip(parts, inputs, strict=True) if task.inputs[i].layout != PLAIN)
+        liked = 2 if task.hint != PLAIN else 0
+        return f"c{task.target.block}" if 2 * blocked + liked * blocked > task.output.shape[1] else PLAIN
+
+    def emit(self, task: Task) -> Lowered:
+        """One parallel loop for each input."""
+        read = read_concat(task)
+        assert not isinstance(read, Refused)
+        axis, parts = read
+        wants = self.wants(task)
+        assert isinstance(wants, Wants)
+        layout = self._made_of(task, parts)
+        anchor: Any = task.region.anchor_node
+        with Function(task, layout, plan_operands(task, layout, [])) as f:
+            epilogue = Epilogue(f, anchor)
+            for part in parts:
+                if layout == PLAIN:
+                    _copy_plain(f, epilogue, axis, part)
+                else:
+                    _copy_blocked(f, epilogue, part)
+        return Lowered(f.func, f.args, layout)
+
+    def _made_of(self, task: Task, parts: list[Part]) -> Layout:
+        """The layout in which the inputs arrived."""
+        return task.inputs[task.region.placeholders.index(parts[0].node)].layout
+
+
+def _copy_plain(f: Function, epilogue: Epilogue, axis: int, part: Part) -> None:
+    """Rows along the last axis, in vectors."""
+    shape = shape_of(part.node)
+    *outer, inner = shape
+    lanes = 4 * f.task.target.lanes
+
+    def store(index: list[Expr]) -> None:
+        out = [i + part.offset if a == axis else i for a, i in enumerate(index)]
+        epilogue.store(out, epilogue.at(part.node, index))
+
+    rows = prod(outer)
+    group = max(1, min(rows, _CHUNK // inner))
+    with f.parallel(-(-rows // group)) as task, f.serial(group) as r:
+
+        def row() -> None:
+            index = f.unravel(f.let(task * group + r, rows), outer)
+            if inner >= lanes:
+                with f.serial(inner // lanes) as i, f.lanes(lanes) as v:
+                    store([*index, i * lanes + v])
+            if inner % lanes:
+                with f.lanes(inner % lanes) as v:
+                    store([*index, inner // lanes * lanes + v])
+
+        if rows % group:
+            f.when(task * group + r < rows, row)
+        else:
+            row()
+
+
+def _copy_blocked(f: Function, epilogue: Epilogue, part: Part) -> None:
+    """Blocks of channels, each as the lanes before and after an output block's border."""
+    batch, channels, *space = shape_of(part.node)
+    block = f.task.target.block
+    blocks, shift = -(-channels // block), part.offset % block
+    rows, row = prod(space[:-1]), space[-1]
+
+    def lanes(n: Expr, c: Expr, pixel: list[Expr], start: int, stop: int) -> None:
+        if start < stop:
+            with f.lanes(stop - start) as v:
+                channel = c * block + start + v
+                value = epilogue.at(part.node, [n, channel, *pixel])
+                epilogue.store([n, part.offset + channel, *pixel], value)
+
+    with f.parallel(batch * blocks * rows) as task:
+        n, c, *outer = f.unravel(task, [batch, blocks, *space[:-1]])
+
+        def copy(count: int) -> Callable[[], None]:
+            def body() -> None:
+                with f.serial(row) as x:
+                    lanes(n, c, [*outer, x], 0, min(count, block - shift))
+                    lanes(n, c, [*outer, x], block - shift, count)
+
+            return body
+
+        rest = channels % block
+        f.branches([(c < blocks - 1, copy(block)), (True, copy(rest))] if rest else [(True, copy(block))])
