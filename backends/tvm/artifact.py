@@ -7,6 +7,7 @@ Imports neither torch nor TVM: the compiler writes through it and the runtime re
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import os
@@ -44,7 +45,7 @@ class Contents:
         members: dict[str, container.Chunks] = {"code": [self.library], "weights": chunks}
         manifest = {"planish": __version__, **self.manifest, "weights": index, "runtime": None, "selftest": None}
         if self.runtime is not None:
-            members["runtime"] = [zlib.compress(self.runtime, 6)]
+            members["runtime"] = [_compressed(self.runtime)]
             manifest["runtime"] = {"encoding": "zlib", "length": len(self.runtime)}
         if self.expected is not None:
             manifest["selftest"], members["selftest"] = _place({str(i): a for i, a in enumerate(self.expected)})
@@ -123,6 +124,12 @@ class Artifact:
         if lacks := cpu.missing(arch, target["features"], flags):
             what = f"{self.name} is made for {target['cpu']}; this machine lacks {', '.join(lacks)}."
             raise CpuFeatureError(what, todo)
+
+
+@functools.lru_cache(1)
+def _compressed(library: bytes) -> bytes:
+    """It is the same for every artifact made in a process."""
+    return zlib.compress(library, 6)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:

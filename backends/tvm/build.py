@@ -5,6 +5,7 @@ build(plan, weights, target) = link(objects(kernels) + bytecode(steps)) + packed
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from ...errors import CodegenError
 from .callgraph import CallGraph, analyze, relax_module
 from .link import link
+from .objects import ObjectCache, default_folder
 from .plan import Kernel, Plan
 from .target import Target
 from .worker import Job, KernelFailed, Pool, shared_pool
@@ -39,13 +41,17 @@ def build(
     target: Target,
     progress: Progress | None = None,
     pool: Pool | None = None,
+    cache: ObjectCache | None = None,
 ) -> Code:
-    """Compile and link `plan`; raises CodegenError naming region and layers where a kernel fails."""
+    """Compile and link `plan`; raises CodegenError naming region and layers where a kernel fails.
+
+    `pool` and `cache` default to those that all builds of this process share.
+    """
     from .compat import build_executable, executable_object
 
     graph = analyze(plan)
     kernels = _used(plan, graph)
-    pending = _submit(kernels, target, pool or shared_pool())
+    pending = _submit(kernels, target, pool or shared_pool(), cache or shared_cache())
     try:
         packed = {name: _pack(weight.pack(weights[weight.source])) for name, weight in plan.weights.items()}
         executable = build_executable(relax_module(plan, graph), target.tvm_target())
@@ -86,14 +92,31 @@ def _used(plan: Plan, graph: CallGraph) -> list[Kernel]:
     return [plan.kernels[symbol] for symbol in dict.fromkeys(step.symbol for step in graph.steps) if symbol]
 
 
-def _submit(kernels: Sequence[Kernel], target: Target, pool: Pool) -> dict[str, Future[bytes]]:
+def _submit(kernels: Sequence[Kernel], target: Target, pool: Pool, cache: ObjectCache) -> dict[str, Future[bytes]]:
     """Send every kernel to the workers, the largest first, so that none is left alone at the end."""
     from .compat import save_module
 
     machine = str(target.tvm_target())
     jobs = [Job(kernel.symbol, machine, save_module(kernel.symbol, kernel.func)) for kernel in kernels]
     jobs.sort(key=lambda job: -len(job.module))
-    return {job.symbol: pool.submit(job) for job in jobs}
+    return {job.symbol: _compile(job, pool, cache) for job in jobs}
+
+
+def _compile(job: Job, pool: Pool, cache: ObjectCache) -> Future[bytes]:
+    """The object from the cache, or from a worker into the cache."""
+    if (known := cache.get(job)) is None:
+        return pool.submit(job, keep=lambda data: cache.put(job, data))
+    done: Future[bytes] = Future()
+    done.set_result(known)
+    return done
+
+
+@functools.cache
+def shared_cache() -> ObjectCache:
+    """This process's cache, over the user's folder."""
+    from .compat import VERSIONS
+
+    return ObjectCache(default_folder(), VERSIONS)
 
 
 def _collect(plan: Plan, pending: Mapping[str, Future[bytes]], progress: Progress | None) -> dict[str, bytes]:

@@ -18,8 +18,8 @@ from typing import BinaryIO
 from ...errors import ArtifactError, OutputError
 
 
-def write_atomically(path: str | os.PathLike[str], fill: Callable[[BinaryIO], None]) -> None:
-    """Call `fill` with a new file and give it the name `path` once it is safely stored.
+def write_atomically(path: str | os.PathLike[str], fill: Callable[[BinaryIO], None], sync: bool = True) -> None:
+    """Call `fill` with a new file and give it the name `path` once it is safely stored (or only written: not `sync`).
 
     Raises OutputError if that cannot be done; no part of a file is left behind.
     """
@@ -32,13 +32,15 @@ def write_atomically(path: str | os.PathLike[str], fill: Callable[[BinaryIO], No
                 fill(file)
                 file.flush()
                 os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        _sync_folder(target.parent)
+        if sync:
+            _sync_folder(target.parent)
 
 
 def map_file(path: str | os.PathLike[str]) -> mmap.mmap:

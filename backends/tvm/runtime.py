@@ -53,6 +53,9 @@ class Compiled:
         self._artifact = artifact
         self._calls = artifact.manifest["calls"]
         self.signature: Signature = artifact.signature
+        shapes = [tuple(int(dim) for dim in spec.shape) for spec in self.signature.outputs]
+        refs = zip(self._calls["outputs"], shapes, strict=True)
+        self._outputs = [(ref["source"], ref["index"], ref["copy"], shape) for ref, shape in refs]
         self._loaded: Engine | None = None
         if here or self.runs_here:
             artifact.check_machine()
@@ -74,15 +77,12 @@ class Compiled:
                 tensors.check_out(target, spec)
         results = self._engine.call(arguments)
         sources = {"result": results, "input": arguments, "weight": self._engine.weight_tensors}
-        kind = tensors.family(values)
-        delivered: list[Any] = []
-        for index, (ref, spec) in enumerate(zip(self._calls["outputs"], self.signature.outputs, strict=True)):
-            tensor, shape = sources[ref["source"]][ref["index"]], tuple(int(dim) for dim in spec.shape)
-            if out is None:
-                delivered.append(tensors.deliver(tensor, kind, ref["copy"], shape))
-            else:
-                tensors.write_out(out[index], tensor, shape)
-        return delivered if out is None else list(out)
+        if out is None:
+            kind = tensors.family(values)
+            return [tensors.deliver(sources[s][i], kind, copy, shape) for s, i, copy, shape in self._outputs]
+        for target, (source, index, _, shape) in zip(out, self._outputs, strict=True):
+            tensors.write_out(target, sources[source][index], shape)
+        return list(out)
 
     @property
     def runs_here(self) -> bool:

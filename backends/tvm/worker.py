@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,9 +150,9 @@ class Pool:
         for _ in range(self.size):
             self._threads.submit(self._warm_one)
 
-    def submit(self, job: Job) -> Future[bytes]:
-        """Compile one kernel on the next free worker."""
-        return self._threads.submit(self._run, job)
+    def submit(self, job: Job, keep: Callable[[bytes], None] | None = None) -> Future[bytes]:
+        """Compile one kernel on the next free worker; `keep` gets the object before the future is done."""
+        return self._threads.submit(self._run, job, keep)
 
     def close(self) -> None:
         """Stop every process; a forked child leaves its parent's alone."""
@@ -161,12 +162,15 @@ class Pool:
         for worker in self.workers:
             worker.stop()
 
-    def _run(self, job: Job) -> bytes:
+    def _run(self, job: Job, keep: Callable[[bytes], None] | None) -> bytes:
         worker = self._free.get()
         try:
-            return worker.run(job)
+            data = worker.run(job)
         finally:
             self._free.put(worker)
+        if keep is not None:
+            keep(data)
+        return data
 
     def _warm_one(self) -> None:
         worker = self._free.get()
