@@ -33,7 +33,7 @@ from .origins import dotted_path, error_source, root_name
 from .program import Program
 from .signature import Parameter
 from .trees import constant, forward_parameters
-from .unlift import NO_STATE, unlift
+from .unlift import NO_STATE, refuse_unreadable, unlift
 
 _ROUNDS = 4
 """How deep composite operators nest at most (bilinear → trilinear → products)."""
@@ -58,6 +58,8 @@ def capture(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None,
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     _refuse_train_mode(model)
     _check_examples(args, dict(kwargs or {}))
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        refuse_unreadable(path, tensor)
     exported = _export(model, args, dict(kwargs or {}))
     return unlift(exported, forward_parameters(model.forward), name or type(model).__name__, {})
 

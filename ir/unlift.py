@@ -160,7 +160,7 @@ class _Unlift:
             identity = _storage(tensor)
             if identity not in nodes:
                 name = unique_name(names.get(identity, qualified), tuple(self.weights))
-                _refuse_unreadable(name, tensor)
+                refuse_unreadable(name, tensor)
                 nodes[identity] = self._get_attr(name, tensor, old)
             self.env[old] = nodes[identity]
 
@@ -265,16 +265,17 @@ def _storage(tensor: torch.Tensor) -> tuple[Any, ...]:
     return place, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
-def _refuse_unreadable(name: str, tensor: torch.Tensor) -> None:
+def refuse_unreadable(name: str, tensor: torch.Tensor) -> None:
     """A weight must be plain numbers in memory."""
-    layout = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise CaptureError(f"Weight {name!r} is a {layout} tensor.", "Make it dense (.to_dense(), .dequantize()).")
-    if tensor.is_meta or type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer) or tensor.is_meta:
+        where = "on the meta device" if tensor.is_meta else "of its own class"
         raise CaptureError(
-            f"Weight {name!r} holds no plain data ({type(tensor).__name__} on {tensor.device}).",
-            "Load the weights before capture; replace tensor subclasses by plain tensors.",
+            f"Weight {name!r} holds no plain data: it is a {type(tensor).__name__} {where}.",
+            "Load or initialize the weights before capture; replace tensor subclasses by plain tensors.",
         )
+    layout = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+    if layout != "strided":
+        raise CaptureError(f"Weight {name!r} is a {layout} tensor.", "Make it dense (.to_dense(), .dequantize()).")
 
 
 def _refuse_odd_call(node: fx.Node) -> None:

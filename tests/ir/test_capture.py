@@ -644,11 +644,29 @@ def test_example_inputs_of_other_types_are_refused_by_path(value: object) -> Non
     assert "not a tensor or plain constant" in message
 
 
-def test_weights_without_plain_data_are_refused_by_name() -> None:
-    model = nn.Module()
-    model.w = nn.Parameter(torch.eye(3).to_sparse(), requires_grad=False)
-    model.forward = lambda x: torch.sparse.mm(model.w, x)  # type: ignore[method-assign]
-    assert "'w'" in refused(model, torch.ones(3, 3))
-    meta = nn.Linear(2, 2, device="meta")
-    with pytest.raises(CaptureError, match=r"'weight' holds no plain data|Unhandled|device"):
-        capture(meta.eval(), torch.ones(1, 2))
+@pytest.mark.filterwarnings("ignore:.*quantize", "ignore:.*Lazy modules")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: nn.Parameter(torch.eye(3).to_sparse(), requires_grad=False), "a sparse_coo tensor"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "a quantized tensor"),
+        (lambda: nn.Parameter(torch.ones(3, device="meta")), "a Parameter on the meta device"),
+        (lambda: nn.UninitializedParameter(), "a UninitializedParameter of its own class"),
+    ],
+)
+def test_weights_without_plain_data_are_refused_by_name(make, reason: str) -> None:  # type: ignore[no-untyped-def]
+    class Holds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            weight = make()
+            if isinstance(weight, nn.Parameter):
+                self.weight = weight
+            else:
+                self.register_buffer("weight", weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight
+
+    message = refused(nn.Sequential(Holds()), torch.ones(3))
+    assert "Weight '0.weight'" in message
+    assert reason in message
