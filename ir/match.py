@@ -189,7 +189,7 @@ def equal_literals(left: Any, right: Any) -> bool:
     if type(left) is not type(right):
         return False
     if isinstance(left, float):
-        return left.hex() == right.hex()
+        return bool(left.hex() == right.hex())
     return bool(left == right)
 
 

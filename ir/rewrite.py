@@ -83,6 +83,9 @@ def apply_rules(
     `limit` stops after that many rewrites (bisecting). With `verify`, each site is run in float64 before
     and after, at its boundary, on what the program makes of random inputs; a difference raises `RewriteMismatch`.
     """
+    quiet = _refusals(program, rules) if limit != 0 else []
+    if quiet is not None:
+        return program, [], quiet
     editor = _Editor(program)
     check = BoundaryCheck(editor.program) if verify else None
     applied: list[Site] = []
@@ -103,6 +106,19 @@ def apply_rules(
                 break
     standing = [site for (node, _), site in refused.items() if node not in editor.erased]
     return editor.finish(), applied, standing
+
+
+def _refusals(program: Program, rules: Sequence[tuple[str, Rule]]) -> list[Site] | None:
+    """What the rules refuse where none fires, so that most passes need no copy of the graph; None if one fires."""
+    refused: list[Site] = []
+    for node in program.graph.nodes:
+        for name, rule in rules if node.users and node.op != "placeholder" else ():
+            verdict = rule(node, program)
+            if isinstance(verdict, Replacement):
+                return None
+            if verdict is not None:
+                refused.append(_site(name, verdict.at, [verdict.at], verdict.reason))
+    return refused
 
 
 def erase_dead(program: Program, static: Collection[Any] = ()) -> tuple[Program, list[Site]]:

@@ -33,7 +33,7 @@ import torch
 from torch import fx
 
 from ...ir.program import Program
-from .spelling import OpPass, Verdict, call, replace_by
+from .spelling import OpPass, Verdict, args_of, call, replace_by
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ class CanonicalizeArguments(OpPass):
         """The same call in full spelling."""
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             return None
-        return replace_by(node, call(node.target, *node.args, **node.kwargs))
+        return replace_by(node, call(node.target, *args_of(node), **node.kwargs))

@@ -9,7 +9,7 @@ Conditions:
 
 Before:
     program(%q: f32[1, 4, 5, 16], %k: f32[1, 2, 5, 16]) {
-      %y = scaled_dot_product_attention(%q, %k, %k, none, 0.0, true, enable_gqa=true)
+      %y: f32[1, 4, 5, 16] = scaled_dot_product_attention(%q, %k, %k, none, 0.0, true, enable_gqa=true)
       return %y
     }
 
@@ -21,10 +21,10 @@ After:
       %reshape_2: f32[1, 2, 1, 5, 16] = reshape(%k, [1, 2, 1, 5, 16])
       %expand_1: f32[1, 2, 2, 5, 16] = expand(%reshape_2, [1, 2, 2, 5, 16])
       %reshape_3: f32[1, 4, 5, 16] = reshape(%expand_1, [1, 4, 5, 16])
-      %a: f32[1, 4, 5, 16] = scaled_dot_product_attention(%q, %reshape_1, %reshape_3, none, 0.0, true, scale=0.25)
-      return %a
+      %scaled_dot_product_attention: f32[1, 4, 5, 16] = scaled_dot_product_attention(%q, %reshape_1, %reshape_3, none, 0.0, true, scale=0.25)
+      return %scaled_dot_product_attention
     }
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ Before:
 
 After:
     program(%x: f32[2]) {
-      %a: i64[2] = _to_copy(%x, dtype=i64)
-      return %a
+      %_to_copy: i64[2] = _to_copy(%x, dtype=i64)
+      return %_to_copy
     }
 """
 
@@ -29,12 +29,12 @@ import torch
 from torch import fx
 
 from ...ir.program import Program
-from .spelling import OpPass, Respell, Verdict, aten, call, replace_by, value_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by, value_of
 
 
 def cast(node: fx.Node, program: Program) -> Verdict:
     """A cast, or the input itself."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     dtype = value_of(node).dtype
     return replace_by(node, x if value_of(x).dtype == dtype else call(aten._to_copy.default, x, dtype=dtype))
 

@@ -10,7 +10,7 @@ Conditions:
 Before:
     program(%x: f32[1, 2, 7, 7]) {
       @w: f32[4, 2, 2, 3]
-      %y = conv2d.padding(%x, @w, none, [1, 1], "same", [1, 1], 1)
+      %y: f32[1, 4, 7, 7] = conv2d.padding(%x, @w, none, [1, 1], "same", [1, 1], 1)
       return %y
     }
 

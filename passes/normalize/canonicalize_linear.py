@@ -9,19 +9,19 @@ Conditions:
 Everything is the same sums of the same products; only BLAS may take them in another order.
 
 Before:
-    program(%x: f32[4, 3]) {
-      @w: f32[5, 3]
-      @b: f32[5]
-      %t: f32[3, 5] = t(@w)
-      %y: f32[4, 5] = addmm(@b, %x, %t)
+    program(%x: f32[2, 4]) {
+      @w: f32[5, 4]
+      @b: f32[5] = [-0.77131903, 0.5806318, 0.06997236, -1.0852566, 2.4012017]
+      %t: f32[4, 5] = t(@w)
+      %y: f32[2, 5] = addmm(@b, %x, %t)
       return %y
     }
 
 After:
-    program(%x: f32[4, 3]) {
-      @w: f32[5, 3]
-      @b: f32[5]
-      %linear: f32[4, 5] = linear(%x, @w, @b)
+    program(%x: f32[2, 4]) {
+      @w: f32[5, 4]
+      @b: f32[5] = [-0.77131903, 0.5806318, 0.06997236, -1.0852566, 2.4012017]
+      %linear: f32[2, 5] = linear(%x, @w, @b)
       return %linear
     }
 """
@@ -38,19 +38,19 @@ from ...ir.ops import arguments, is_call
 from ...ir.program import Program
 from ...ir.rewrite import Expr
 from ..base import Numerics
-from .spelling import OpPass, Respell, Verdict, aten, call, replace_by, shape_of, value_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by, shape_of, value_of
 
 
 def product(node: fx.Node, program: Program) -> Verdict:
     """`mm`, `bmm`, `mv`, `dot`, `matmul`: linear where the right side is a constant matrix."""
-    left, right = node.args[:2]
+    left, right = args_of(node)[:2]
     return replace_by(node, _product(left, right))
 
 
 def linear(node: fx.Node, program: Program) -> Verdict:
     """`linear` itself, unless its weight is no matrix."""
-    x, weight, bias = node.args[0], node.args[1], arguments(node)["bias"]
-    if len(shape_of(weight)) == 2:  # type: ignore[arg-type]
+    x, weight, bias = args_of(node)[0], args_of(node)[1], arguments(node)["bias"]
+    if len(shape_of(weight)) == 2:
         return replace_by(node, call(aten.linear.default, x, weight, bias))
     result: Expr = call(aten.matmul.default, x, weight)
     return replace_by(node, result if bias is None else call(aten.add.Tensor, result, bias))
@@ -58,9 +58,9 @@ def linear(node: fx.Node, program: Program) -> Verdict:
 
 def affine_product(node: fx.Node, program: Program) -> Verdict:
     """beta c + alpha (a @ b)."""
-    addend, left, right = node.args
+    addend, left, right = args_of(node)
     beta, alpha = arguments(node)["beta"], arguments(node)["alpha"]
-    weight = _matrix(right)  # type: ignore[arg-type]
+    weight = _matrix(right)
     if weight is not None and beta == 1 and alpha == 1 and _is_bias(addend, shape_of(node)[-1]):
         return replace_by(node, call(aten.linear.default, left, weight, addend))
     result: Expr = _product(left, right)
@@ -73,7 +73,7 @@ def affine_product(node: fx.Node, program: Program) -> Verdict:
 
 def summed_product(node: fx.Node, program: Program) -> Verdict:
     """addbmm: the products of a batch, added up."""
-    addend, left, right = node.args
+    addend, left, right = args_of(node)
     beta, alpha = arguments(node)["beta"], arguments(node)["alpha"]
     result: Expr = call(aten.sum.dim_IntList, call(aten.matmul.default, left, right), [0], False)
     scaled = call(aten.mul.Tensor, result, alpha) if alpha != 1 else result
@@ -91,8 +91,8 @@ def trilinear(node: fx.Node, program: Program) -> Verdict:
 
 def outer(node: fx.Node, program: Program) -> Verdict:
     """A column times a row."""
-    column, row = node.args
-    length = shape_of(column)[0]  # type: ignore[arg-type]
+    column, row = args_of(node)
+    length = shape_of(column)[0]
     return replace_by(node, call(aten.mul.Tensor, call(aten.reshape.default, column, [length, 1]), row))
 
 
@@ -110,11 +110,11 @@ def _matrix(right: fx.Node) -> Expr | None:
     if right.op == "get_attr":
         return call(aten.permute.default, right, [1, 0])
     turned = is_call(right, aten.t.default, aten.transpose.int, aten.numpy_T.default, aten.mT.default)
-    turned = turned or (is_call(right, aten.permute.default) and [d % 2 for d in right.args[1]] == [1, 0])  # type: ignore[union-attr]
-    source = right.args[0] if turned else None
+    turned = turned or (is_call(right, aten.permute.default) and [d % 2 for d in args_of(right)[1]] == [1, 0])
+    source = args_of(right)[0] if turned else None
     if not isinstance(source, fx.Node) or source.op != "get_attr":
         return None
-    dims = [int(d) % 2 for d in right.args[1:3]] if right.target is aten.transpose.int else [0, 1]  # type: ignore[arg-type]
+    dims = [int(d) % 2 for d in args_of(right)[1:3]] if right.target is aten.transpose.int else [0, 1]
     return source if sorted(dims) == [0, 1] else None
 
 

@@ -10,9 +10,9 @@ Batch statistics and instance norm are the same sums in another order; everythin
 
 Before:
     program(%x: f32[2, 3, 4, 4]) {
-      @w: f32[3]
-      @var: f32[3] = positive(1)
-      @mean: f32[3]
+      @w: f32[3] = [0.6219854, -1.17197, 1.0777993]
+      @var: f32[3] = [0.5610533, 0.7245545, 0.7342525]
+      @mean: f32[3] = [0.32912475, 1.5632136, -0.649229]
       %native: (f32[2, 3, 4, 4], f32[0], f32[0]) = _native_batch_norm_legit_no_training(%x, @w, none, @mean, @var, 0.1, 1e-05)
       %getitem: f32[2, 3, 4, 4] = getitem(%native, 0)
       return %getitem
@@ -20,9 +20,9 @@ Before:
 
 After:
     program(%x: f32[2, 3, 4, 4]) {
-      @w: f32[3]
-      @var: f32[3] = positive(1)
-      @mean: f32[3]
+      @w: f32[3] = [0.6219854, -1.17197, 1.0777993]
+      @var: f32[3] = [0.5610533, 0.7245545, 0.7342525]
+      @mean: f32[3] = [0.32912475, 1.5632136, -0.649229]
       %batch_norm: f32[2, 3, 4, 4] = batch_norm(%x, @w, none, @mean, @var, false, 0.1, 1e-05, false)
       return %batch_norm
     }
@@ -42,7 +42,7 @@ from ...ir.ops import arguments
 from ...ir.program import Program
 from ...ir.rewrite import Call, Expr, Refused
 from ..base import Numerics
-from .spelling import OpPass, Respell, Verdict, aten, call, first_result_only, replace_by, shape_of, value_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, call, first_result_only, replace_by, shape_of, value_of
 
 
 def native_batch_norm(node: fx.Node, program: Program) -> Verdict:
@@ -111,7 +111,7 @@ def native_layer_norm(node: fx.Node, program: Program) -> Verdict:
 
 def layer_norm(node: fx.Node, program: Program) -> Verdict:
     """`layer_norm` itself: cudnn off."""
-    return replace_by(node, call(aten.layer_norm.default, *node.args[:5], False))
+    return replace_by(node, call(aten.layer_norm.default, *args_of(node)[:5], False))
 
 
 def native_group_norm(node: fx.Node, program: Program) -> Verdict:
@@ -123,7 +123,7 @@ def native_group_norm(node: fx.Node, program: Program) -> Verdict:
 
 def group_norm(node: fx.Node, program: Program) -> Verdict:
     """`group_norm` itself: cudnn off."""
-    return replace_by(node, call(aten.group_norm.default, *node.args[:5], False))
+    return replace_by(node, call(aten.group_norm.default, *args_of(node)[:5], False))
 
 
 def rms_norm(node: fx.Node, program: Program) -> Verdict:

@@ -17,12 +17,12 @@ Before:
 
 After:
     program(%x: f32[1, 2, 5]) {
-      %cut: f32[1, 2, 4] = slice.Tensor(%x, 2, 0, 4, 1)
-      %a: f32[1, 2, 6] = constant_pad_nd(%cut, [2, 0], 0.0)
-      %end: f32[1, 2, 1] = slice.Tensor(%a, 2, 5, 6, 1)
-      %b: f32[1, 2, 7] = cat([%end, %a], 2)
-      %c: f32[1, 2, 9] = pad(%b, [1, 1], "reflect", none)
-      return %c
+      %slice_1: f32[1, 2, 4] = slice.Tensor(%x, 2, 0, 4, 1)
+      %constant_pad_nd: f32[1, 2, 6] = constant_pad_nd(%slice_1, [2, 0], 0.0)
+      %slice_2: f32[1, 2, 1] = slice.Tensor(%constant_pad_nd, 2, 5, 6, 1)
+      %cat: f32[1, 2, 7] = cat([%slice_2, %constant_pad_nd], 2)
+      %pad: f32[1, 2, 9] = pad(%cat, [1, 1], "reflect", none)
+      return %pad
     }
 """
 
@@ -37,7 +37,7 @@ from torch import fx
 from ...ir.ops import arguments
 from ...ir.program import Program
 from ...ir.rewrite import Expr
-from .spelling import OpPass, Respell, Verdict, aten, call, replace_by, shape_of, value_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by, shape_of, value_of
 
 
 def pad(node: fx.Node, program: Program) -> Verdict:
@@ -67,7 +67,7 @@ def mode(name: str) -> Respell:
 
 
 def _pad(node: fx.Node, pads: Sequence[int], name: str) -> Verdict:
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     if not any(pads):
         return replace_by(node, x)
     return replace_by(node, call(aten.pad.default, x, list(pads), name, None))
@@ -75,7 +75,7 @@ def _pad(node: fx.Node, pads: Sequence[int], name: str) -> Verdict:
 
 def _constant(node: fx.Node, pads: Sequence[int], value: Any) -> Verdict:
     """Cut where a pad is negative, then pad."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     shape = shape_of(x)
     source: Expr = x
     for pair in range(len(pads) // 2):
@@ -93,7 +93,7 @@ def _constant(node: fx.Node, pads: Sequence[int], value: Any) -> Verdict:
 
 def _circular(node: fx.Node, pads: Sequence[int]) -> Verdict:
     """Along each dimension: the end, the whole, the start."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     shape = shape_of(x)
     if any(amount < 0 for amount in pads):
         return None

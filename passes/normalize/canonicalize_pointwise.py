@@ -4,8 +4,8 @@
     masked_fill(x, m, c) == where(m, c, x);   selu(x) == elu(x, alpha, scale, 1);   prelu(x, w) == where(x > 0, x, w x)
 
 Conditions:
-- numbers stay Python numbers as second argument (comparisons: of the `.Scalar` op), floats where the tensor is floating; a constant of no dimensions
-  (expanded or not) is such a number where that changes neither shape nor dtype;
+- numbers stay Python numbers as second argument (comparisons: of the `.Scalar` op), floats where the tensor is
+  floating; a constant of no dimensions (expanded or not) is such a number where that changes neither shape nor dtype;
 - a factor `alpha` of `add`, `sub` and `rsub` becomes a product of its own.
 Every value keeps its bits, except that PyTorch may fuse x + alpha * y.
 
@@ -22,12 +22,12 @@ Before:
 After:
     program(%x: f32[2, 3], %m: bool[2, 3]) {
       @constant: f32[] = -2.0
-      %n: f32[2, 3] = neg(%x)
-      %a: f32[2, 3] = add.Tensor(%n, 1.0)
-      %b: f32[2, 3] = mul.Tensor(%a, 0.5)
-      %c: f32[2, 3] = clamp(%b, 0.0, 6.0)
-      %d: f32[2, 3] = where.self(%m, @constant, %c)
-      return %d
+      %neg: f32[2, 3] = neg(%x)
+      %add: f32[2, 3] = add.Tensor(%neg, 1.0)
+      %mul: f32[2, 3] = mul.Tensor(%add, 0.5)
+      %clamp: f32[2, 3] = clamp(%mul, 0.0, 6.0)
+      %where: f32[2, 3] = where.self(%m, @constant, %clamp)
+      return %where
     }
 """
 
@@ -44,7 +44,19 @@ from ...ir.ops import arguments, is_call
 from ...ir.program import Program
 from ...ir.rewrite import Call, Expr, Refused, Weight
 from ..base import Numerics
-from .spelling import OpPass, Respell, Verdict, aten, call, first_result_only, is_tensor, replace_by, shape_of, value_of
+from .spelling import (
+    OpPass,
+    Respell,
+    Verdict,
+    args_of,
+    aten,
+    call,
+    first_result_only,
+    is_tensor,
+    replace_by,
+    shape_of,
+    value_of,
+)
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
@@ -56,7 +68,7 @@ def plain(tensor_op: Any, number_op: Any) -> Respell:
     """Two operands; for a number on the right there is an op of its own."""
 
     def respell(node: fx.Node, program: Program) -> Verdict:
-        left, right = node.args[:2]
+        left, right = args_of(node)[:2]
         number = _number(right, left, node, program)
         return replace_by(node, call(tensor_op if isinstance(number, fx.Node) else number_op, left, number))
 
@@ -89,20 +101,20 @@ def add(node: fx.Node, program: Program) -> Verdict:
     """`add` with alpha multiplied in."""
     alpha = arguments(node)["alpha"]
     if alpha != 1:
-        return replace_by(node, call(aten.add.Tensor, node.args[0], _times(node.args[1], alpha)))
+        return replace_by(node, call(aten.add.Tensor, args_of(node)[0], _times(args_of(node)[1], alpha)))
     left, right = _sides(node, program)
     return replace_by(node, call(aten.add.Tensor, left, right))
 
 
 def sub(node: fx.Node, program: Program) -> Verdict:
     """`sub` with alpha multiplied in; from a number: the number is added to the negative."""
-    left, right = node.args[:2]
+    left, right = args_of(node)[:2]
     return _difference(node, program, left, right, arguments(node)["alpha"])
 
 
 def rsub(node: fx.Node, program: Program) -> Verdict:
     """`rsub(x, y) == y - alpha x`."""
-    right, left = node.args[:2]
+    right, left = args_of(node)[:2]
     return _difference(node, program, left, right, arguments(node)["alpha"])
 
 
@@ -119,7 +131,7 @@ def _difference(node: fx.Node, program: Program, left: Operand, right: Operand, 
 
 def divide(node: fx.Node, program: Program) -> Verdict:
     """Division by its rounding: none, "trunc" or "floor"."""
-    left, right = node.args[:2]
+    left, right = args_of(node)[:2]
     mode = node.kwargs.get("rounding_mode")
     if node.target in (aten.floor_divide.default, aten.floor_divide.Scalar):
         mode = "floor"
@@ -131,7 +143,7 @@ def divide(node: fx.Node, program: Program) -> Verdict:
 
 def power(node: fx.Node, program: Program) -> Verdict:
     """`pow` with a number as exponent."""
-    base, exponent = node.args
+    base, exponent = args_of(node)
     number = _number(exponent, base, node, program)
     if isinstance(number, fx.Node):
         return None
@@ -140,7 +152,7 @@ def power(node: fx.Node, program: Program) -> Verdict:
 
 def square(node: fx.Node, program: Program) -> Verdict:
     """x * x."""
-    return replace_by(node, call(aten.pow.Tensor_Scalar, node.args[0], _like(2, node)))
+    return replace_by(node, call(aten.pow.Tensor_Scalar, args_of(node)[0], _like(2, node)))
 
 
 def clamp(node: fx.Node, program: Program) -> Verdict:
@@ -151,7 +163,7 @@ def clamp(node: fx.Node, program: Program) -> Verdict:
     if node.target is aten.relu6.default:
         low, high = 0, 6
     bounds = [None if bound is None else _like(bound, node) for bound in (low, high)]
-    return replace_by(node, call(aten.clamp.default, node.args[0], *bounds))
+    return replace_by(node, call(aten.clamp.default, args_of(node)[0], *bounds))
 
 
 def clamp_tensor(node: fx.Node, program: Program) -> Verdict:
@@ -165,30 +177,30 @@ def clamp_tensor(node: fx.Node, program: Program) -> Verdict:
 
 def where(node: fx.Node, program: Program) -> Verdict:
     """`where` with numbers as constants."""
-    condition, left, right = node.args
+    condition, left, right = args_of(node)
     return replace_by(node, call(aten.where.self, condition, _constant(left, node), _constant(right, node)))
 
 
 def masked_fill(node: fx.Node, program: Program) -> Verdict:
     """`where` with the mask as condition."""
-    x, mask, value = node.args
+    x, mask, value = args_of(node)
     return replace_by(node, call(aten.where.self, mask, _constant(value, node), x))
 
 
 def threshold(node: fx.Node, program: Program) -> Verdict:
     """x where it exceeds the threshold (or is NaN), else the value."""
-    x, bound, value = node.args
+    x, bound, value = args_of(node)
     low = call(aten.le.Scalar, x, _like(bound, node))
     return replace_by(node, call(aten.where.self, low, _constant(value, node), x))
 
 
 def prelu(node: fx.Node, program: Program) -> Verdict:
     """One slope for each channel."""
-    x, slope = node.args
-    rank = len(shape_of(x))  # type: ignore[arg-type]
-    weight: Expr = slope  # type: ignore[assignment]
+    x, slope = args_of(node)
+    rank = len(shape_of(x))
+    weight: Expr = slope
     if node.target is aten.prelu.default:
-        count = value_of(slope).numel()  # type: ignore[arg-type]
+        count = value_of(slope).numel()
         weight = call(aten.reshape.default, slope, [count] + [1] * (rank - 2) if rank > 1 else [count] * (rank or 0))
     scaled = call(aten.mul.Tensor, x, weight)
     return replace_by(node, call(aten.where.self, call(aten.gt.Scalar, x, 0.0), x, scaled))
@@ -199,24 +211,24 @@ def rrelu(node: fx.Node, program: Program) -> Verdict:
     given = arguments(node)
     if given["training"]:
         return Refused("its slopes are random", node)
-    result = call(aten.leaky_relu.default, node.args[0], (given["lower"] + given["upper"]) / 2)
+    result = call(aten.leaky_relu.default, args_of(node)[0], (given["lower"] + given["upper"]) / 2)
     return replace_by(node, result) if is_tensor(node) else first_result_only(node, result, "slopes")
 
 
 def elu(node: fx.Node, program: Program) -> Verdict:
     """`elu(x, alpha, scale, input scale)` for `celu` and `selu` too."""
-    x = node.args[0]
+    x = args_of(node)[0]
     if node.target is aten.celu.default:
         alpha = float(arguments(node)["alpha"])
         return replace_by(node, call(aten.elu.default, x, alpha, 1.0, 1.0 / alpha))
     if node.target is aten.selu.default:
         return replace_by(node, call(aten.elu.default, x, SELU_ALPHA, SELU_SCALE, 1.0))
-    return replace_by(node, call(aten.elu.default, x, *map(float, node.args[1:4])))  # type: ignore[arg-type]
+    return replace_by(node, call(aten.elu.default, x, *map(float, args_of(node)[1:4])))
 
 
 def log_sigmoid(node: fx.Node, program: Program) -> Verdict:
     """min(x, 0) - log1p(exp(-|x|))."""
-    x = node.args[0]
+    x = args_of(node)[0]
     small = call(aten.exp.default, call(aten.neg.default, call(aten.abs.default, x)))
     below = call(aten.clamp.default, x, None, 0.0)
     return replace_by(node, call(aten.sub.Tensor, below, call(aten.log1p.default, small)))
@@ -224,13 +236,13 @@ def log_sigmoid(node: fx.Node, program: Program) -> Verdict:
 
 def numbers_as_floats(node: fx.Node, program: Program) -> Verdict:
     """Activations with numbers as arguments: `leaky_relu`, `softplus`."""
-    rest = [_like(arg, node) for arg in node.args[1:]]
-    return replace_by(node, call(node.target, node.args[0], *rest))
+    rest = [_like(arg, node) for arg in args_of(node)[1:]]
+    return replace_by(node, call(node.target, args_of(node)[0], *rest))
 
 
 def _sides(node: fx.Node, program: Program) -> tuple[Operand, Operand]:
     """The operands of a commutative op, a number on the right."""
-    left, right = node.args[:2]
+    left, right = args_of(node)[:2]
     number = _number(left, right, node, program)
     if not isinstance(number, fx.Node):
         return right, number
@@ -243,7 +255,7 @@ def _number(operand: Operand, other: Operand, node: fx.Node, program: Program) -
         return _like(operand, other) if is_tensor(other) else operand
     if not is_tensor(other) or not isinstance(node.meta["val"], torch.Tensor):
         return operand
-    source: Any = operand.args[0] if is_call(operand, aten.expand.default) else operand
+    source: Any = args_of(operand)[0] if is_call(operand, aten.expand.default) else operand
     if not isinstance(source, fx.Node) or source.op != "get_attr" or value_of(source).dim() != 0:
         return operand
     same = value_of(other).dtype == value_of(source).dtype and shape_of(other) == shape_of(node)

@@ -17,15 +17,15 @@ Before:
 
 After:
     program(%x: f32[1, 2, 8, 6]) {
-      %a: f32[1, 2, 4, 2] = avg_pool2d(%x, [2, 3], [2, 3], [0, 0], false, true, none)
-      %b: f32[1, 2, 1, 1] = mean.dim(%a, [2, 3], true)
-      return %b
+      %avg_pool2d: f32[1, 2, 4, 2] = avg_pool2d(%x, [2, 3], [2, 3], [0, 0], false, true, none)
+      %mean: f32[1, 2, 1, 1] = mean.dim(%avg_pool2d, [2, 3], true)
+      return %mean
     }
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,7 +35,18 @@ from ...ir.ops import arguments
 from ...ir.program import Program
 from ...ir.rewrite import Call, Expr
 from ..base import Numerics
-from .spelling import OpPass, Respell, Verdict, aten, call, first_result_only, full_length, replace_by, shape_of
+from .spelling import (
+    OpPass,
+    Respell,
+    Verdict,
+    args_of,
+    aten,
+    call,
+    first_result_only,
+    full_length,
+    replace_by,
+    shape_of,
+)
 
 MAX = {1: aten.max_pool1d.default, 2: aten.max_pool2d.default, 3: aten.max_pool3d.default}
 AVERAGE = {1: aten.avg_pool1d.default, 2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
@@ -113,7 +124,7 @@ def _max_pool(x: Expr, rank: int, given: Mapping[str, Any]) -> Call:
 
 def _windows(node: fx.Node, rank: int) -> tuple[fx.Node, list[int] | None]:
     """Window sizes of an adaptive pool, None where they differ."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     extents = shape_of(x)[-rank:]
     targets = _result_shape(node)[-rank:]
     if any(target == 0 or extent % target for extent, target in zip(extents, targets, strict=True)):
@@ -140,12 +151,12 @@ def _pool(node: fx.Node, rank: int, op: Any, windows: list[int], *rest: Any) -> 
     return _batched(node, rank, lambda x: call(op, x, windows, windows, *rest))
 
 
-def _batched(node: fx.Node, rank: int, pool: Any) -> Expr:
+def _batched(node: fx.Node, rank: int, pool: Callable[[Expr], Expr]) -> Expr:
     """The pool of the input, which gets a batch dimension where it has none."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     shape = shape_of(x)
     if len(shape) != rank + 1:
-        return pool(x)  # type: ignore[no-any-return]
+        return pool(x)
     return call(aten.reshape.default, pool(call(aten.reshape.default, x, [1, *shape])), _result_shape(node))
 
 

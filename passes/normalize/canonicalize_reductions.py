@@ -20,9 +20,9 @@ Before:
 
 After:
     program(%x: f32[2, 3, 4]) {
-      %v: f32[2, 4] = amax(%x, [1], false)
-      %s: f32[2, 4] = _softmax(%v, 1, false)
-      return %s
+      %amax: f32[2, 4] = amax(%x, [1], false)
+      %_softmax: f32[2, 4] = _softmax(%amax, 1, false)
+      return %_softmax
     }
 """
 
@@ -44,6 +44,7 @@ from .spelling import (
     OpPass,
     Respell,
     Verdict,
+    args_of,
     aten,
     call,
     first_result_only,
@@ -120,7 +121,7 @@ def whole_extremum(op: Any) -> Respell:
     """`max.default` and `min.default`: over all dimensions."""
 
     def respell(node: fx.Node, program: Program) -> Verdict:
-        x: fx.Node = node.args[0]  # type: ignore[assignment]
+        x: fx.Node = args_of(node)[0]
         return replace_by(node, call(op, x, list(range(len(shape_of(x)))), False))
 
     return respell
@@ -220,7 +221,7 @@ def safe_softmax(node: fx.Node, program: Program) -> Verdict:
 
 def log_sigmoid(node: fx.Node, program: Program) -> Verdict:
     """The first result of `log_sigmoid_forward`."""
-    return first_result_only(node, call(aten.log_sigmoid.default, *node.args), "saved exponentials")
+    return first_result_only(node, call(aten.log_sigmoid.default, *args_of(node)), "saved exponentials")
 
 
 def _cast(x: fx.Node, dtype: torch.dtype | None) -> Expr:

@@ -9,7 +9,7 @@ Conditions:
 
 Before:
     program(%x: f32[6, 4], %y: f32[6]) {
-      %s = split.Tensor(%x, 4, 0)
+      %s: (f32[4, 4], f32[2, 4]) = split.Tensor(%x, 4, 0)
       %b: f32[2, 4] = getitem(%s, 1)
       %c: f32[2] = select.int(%b, 1, -1)
       %d: f32[2, 2] = stack([%c, %c], -1)
@@ -18,13 +18,13 @@ Before:
 
 After:
     program(%x: f32[6, 4], %y: f32[6]) {
-      %b: f32[2, 4] = slice.Tensor(%x, 0, 4, 6, 1)
-      %part: f32[2, 1] = slice.Tensor(%b, 1, 3, 4, 1)
-      %c: f32[2] = reshape(%part, [2])
-      %left: f32[2, 1] = reshape(%c, [2, 1])
-      %right: f32[2, 1] = reshape(%c, [2, 1])
-      %d: f32[2, 2] = cat([%left, %right], 1)
-      return %d
+      %slice_1: f32[2, 4] = slice.Tensor(%x, 0, 4, 6, 1)
+      %slice_2: f32[2, 1] = slice.Tensor(%slice_1, 1, 3, 4, 1)
+      %reshape: f32[2] = reshape(%slice_2, [2])
+      %reshape_1: f32[2, 1] = reshape(%reshape, [2, 1])
+      %reshape_2: f32[2, 1] = reshape(%reshape, [2, 1])
+      %cat: f32[2, 2] = cat([%reshape_1, %reshape_2], 1)
+      return %cat
     }
 """
 
@@ -41,7 +41,7 @@ from torch import fx
 from ...ir.ops import arguments
 from ...ir.program import Program
 from ...ir.rewrite import Expr, Weight
-from .spelling import OpPass, Respell, Verdict, aten, call, positive_dim, replace_by, shape_of, value_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, call, positive_dim, replace_by, shape_of, value_of
 
 SPLITS = frozenset(
     {
@@ -75,29 +75,29 @@ def slice_(node: fx.Node, program: Program) -> Verdict:
 
 def select(node: fx.Node, program: Program) -> Verdict:
     """One place along a dimension, which goes away."""
-    x, dim, index = node.args
+    x, dim, index = args_of(node)
     return replace_by(node, _select(x, dim, index))
 
 
 def part(node: fx.Node, program: Program) -> Verdict:
     """One result of a split or an unbind."""
-    source, index = node.args
+    source, index = args_of(node)
     if not isinstance(source, fx.Node) or source.target not in SPLITS | UNBINDS:
         return None
-    x: fx.Node = source.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(source)[0]
     given = arguments(source)
     if source.target in UNBINDS:
         return replace_by(node, _select(x, given["dim"], index), source)
     dim = positive_dim(given["dim"], len(shape_of(x)))
     extents = [int(piece.shape[dim]) for piece in source.meta["val"]]
-    place = int(index) % len(extents)  # type: ignore[arg-type]
+    place = int(index) % len(extents)
     start = sum(extents[:place])
     return replace_by(node, call(aten.slice.Tensor, x, dim, start, start + extents[place], 1), source)
 
 
 def concatenate(node: fx.Node, program: Program) -> Verdict:
     """`cat` without empty operands."""
-    operands: list[fx.Node] = [operand for operand in node.args[0] if shape_of(operand) != [0]]  # type: ignore[union-attr, arg-type]
+    operands: list[fx.Node] = [operand for operand in args_of(node)[0] if shape_of(operand) != [0]]
     if not operands:
         return None
     dim = positive_dim(arguments(node)["dim"], len(shape_of(operands[0])))
@@ -109,7 +109,7 @@ def concatenate(node: fx.Node, program: Program) -> Verdict:
 
 def stack(node: fx.Node, program: Program) -> Verdict:
     """`cat` along a new dimension."""
-    operands: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    operands: list[fx.Node] = list(args_of(node)[0])
     shape = shape_of(operands[0])
     dim = positive_dim(arguments(node)["dim"], len(shape) + 1)
     apart = [*shape[:dim], 1, *shape[dim:]]
@@ -119,10 +119,10 @@ def stack(node: fx.Node, program: Program) -> Verdict:
 
 def select_scatter(node: fx.Node, program: Program) -> Verdict:
     """`x` with one place along a dimension replaced."""
-    x, source, given_dim, index = node.args
-    shape = shape_of(x)  # type: ignore[arg-type]
-    dim = positive_dim(given_dim, len(shape))  # type: ignore[arg-type]
-    start = positive_dim(index, shape[dim])  # type: ignore[arg-type]
+    x, source, given_dim, index = args_of(node)
+    shape = shape_of(x)
+    dim = positive_dim(given_dim, len(shape))
+    start = positive_dim(index, shape[dim])
     column = call(aten.reshape.default, source, [*shape[:dim], 1, *shape[dim + 1 :]])
     return replace_by(node, _replace_part(x, column, dim, start, start + 1))
 
@@ -150,7 +150,7 @@ def slice_scatter(node: fx.Node, program: Program) -> Verdict:
 
 def copy(node: fx.Node, program: Program) -> Verdict:
     """`copy(x, source)`: the source in x's shape and dtype."""
-    source: Any = node.args[1]
+    source: Any = args_of(node)[1]
     result: Expr = call(aten.expand.default, source, shape_of(node))
     if value_of(source).dtype != value_of(node).dtype:
         result = call(aten._to_copy.default, result, dtype=value_of(node).dtype)
@@ -159,27 +159,27 @@ def copy(node: fx.Node, program: Program) -> Verdict:
 
 def embedding(node: fx.Node, program: Program) -> Verdict:
     """Training's arguments (padding row, gradient scale) left at their defaults."""
-    return replace_by(node, call(aten.embedding.default, *node.args[:2]))
+    return replace_by(node, call(aten.embedding.default, *args_of(node)[:2]))
 
 
 def dim_argument(node: fx.Node, program: Program) -> Verdict:
     """`index_select`, `gather`...: the dimension counted from the front."""
     given = arguments(node)
     dim = positive_dim(given["dim"], len(shape_of(given["self"])))
-    return replace_by(node, call(node.target, node.args[0], dim, *node.args[2:], **node.kwargs))
+    return replace_by(node, call(node.target, args_of(node)[0], dim, *args_of(node)[2:], **node.kwargs))
 
 
 def index(node: fx.Node, program: Program) -> Verdict:
     """`x[:, places]` with constant places: `index_select`."""
-    x, indices = node.args
-    used = [(dim, places) for dim, places in enumerate(indices) if places is not None]  # type: ignore[arg-type]
+    x, indices = args_of(node)
+    used = [(dim, places) for dim, places in enumerate(indices) if places is not None]
     if len(used) != 1 or not isinstance(used[0][1], fx.Node):
         return None
     dim, reader = used[0]
     if reader.op != "get_attr" or value_of(reader).dtype not in (torch.int64, torch.int32):
         return None
     places = program.weights[str(reader.target)].to(torch.int64)
-    flat = torch.where(places < 0, places + shape_of(x)[dim], places).reshape(-1)  # type: ignore[arg-type]
+    flat = torch.where(places < 0, places + shape_of(x)[dim], places).reshape(-1)
     if flat.numel() == 0:
         return None
     constant = Weight(f"{reader.target}_flat", flat)
@@ -189,22 +189,22 @@ def index(node: fx.Node, program: Program) -> Verdict:
 
 def flip(node: fx.Node, program: Program) -> Verdict:
     """Dimensions counted from the front, ascending."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
-    dims = sorted(positive_dim(d, len(shape_of(x))) for d in node.args[1])  # type: ignore[union-attr, arg-type]
+    x: fx.Node = args_of(node)[0]
+    dims = sorted(positive_dim(d, len(shape_of(x))) for d in args_of(node)[1])
     return replace_by(node, call(aten.flip.default, x, dims) if dims else x)
 
 
 def roll(node: fx.Node, program: Program) -> Verdict:
     """Shifts within the extent, dimensions counted from the front; without dimensions, of the flattened input."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
-    shape, shifts, dims = shape_of(x), node.args[1], node.args[2]
+    x: fx.Node = args_of(node)[0]
+    shape, shifts, dims = shape_of(x), args_of(node)[1], args_of(node)[2]
     if not dims:
         length = value_of(x).numel()
         flat = call(aten.reshape.default, x, [length])
-        moved = call(aten.roll.default, flat, [shifts[0] % max(length, 1)], [0])  # type: ignore[index, operator]
+        moved = call(aten.roll.default, flat, [shifts[0] % max(length, 1)], [0])
         return replace_by(node, call(aten.reshape.default, moved, shape))
-    places = [positive_dim(d, len(shape)) for d in dims]  # type: ignore[union-attr, arg-type]
-    steps = [s % max(shape[d], 1) for s, d in zip(shifts, places, strict=True)]  # type: ignore[arg-type, operator]
+    places = [positive_dim(d, len(shape)) for d in dims]
+    steps = [s % max(shape[d], 1) for s, d in zip(shifts, places, strict=True)]
     return replace_by(node, call(aten.roll.default, x, steps, places))
 
 

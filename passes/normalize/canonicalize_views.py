@@ -17,10 +17,10 @@ Before:
 
 After:
     program(%x: f32[2, 3, 1, 4]) {
-      %a: f32[2, 3, 4] = reshape(%x, [2, 3, 4])
-      %b: f32[2, 4, 3] = permute(%a, [0, 2, 1])
-      %c: f32[2, 12] = reshape(%b, [2, 12])
-      return %c
+      %reshape: f32[2, 3, 4] = reshape(%x, [2, 3, 4])
+      %permute: f32[2, 4, 3] = permute(%reshape, [0, 2, 1])
+      %reshape_1: f32[2, 12] = reshape(%permute, [2, 12])
+      return %reshape_1
     }
 """
 
@@ -37,29 +37,29 @@ from torch import fx
 from ...ir.ops import arguments
 from ...ir.program import Program
 from ...ir.rewrite import Expr, Refused, Weight
-from .spelling import OpPass, Respell, Verdict, aten, call, positive_dim, replace_by, shape_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, call, positive_dim, replace_by, shape_of
 
 
 def reshape(node: fx.Node, program: Program) -> Verdict:
     """Anything that only regroups dimensions."""
-    return replace_by(node, call(aten.reshape.default, node.args[0], shape_of(node)))
+    return replace_by(node, call(aten.reshape.default, args_of(node)[0], shape_of(node)))
 
 
 def permute(node: fx.Node, program: Program) -> Verdict:
     """Anything that only reorders dimensions."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     return replace_by(node, call(aten.permute.default, x, _order(node, len(shape_of(x)))))
 
 
 def expand(node: fx.Node, program: Program) -> Verdict:
     """Anything that only repeats unit dimensions."""
-    return replace_by(node, call(aten.expand.default, node.args[0], shape_of(node)))
+    return replace_by(node, call(aten.expand.default, args_of(node)[0], shape_of(node)))
 
 
 def repeat(node: fx.Node, program: Program) -> Verdict:
     """Whole copies one after another, in each dimension."""
-    x, times = node.args[0], list(arguments(node).get("repeats") or arguments(node)["dims"])
-    shape = shape_of(x)  # type: ignore[arg-type]
+    x, times = args_of(node)[0], list(arguments(node).get("repeats") or arguments(node)["dims"])
+    shape = shape_of(x)
     times = [1] * (len(shape) - len(times)) + times
     shape = [1] * (len(times) - len(shape)) + shape
     return replace_by(node, _repeat(x, shape, times, inner=False))
@@ -67,24 +67,24 @@ def repeat(node: fx.Node, program: Program) -> Verdict:
 
 def repeat_interleave(node: fx.Node, program: Program) -> Verdict:
     """Copies of each element next to each other."""
-    x, count, dim = node.args[:3]
-    shape = shape_of(x)  # type: ignore[arg-type]
+    x, count, dim = args_of(node)[:3]
+    shape = shape_of(x)
     if dim is None:
         shape, dim = [math.prod(shape)], 0
     times = [1] * len(shape)
-    times[positive_dim(dim, len(shape))] = count  # type: ignore[arg-type, call-overload]
+    times[positive_dim(dim, len(shape))] = count
     return replace_by(node, _repeat(x, shape, times, inner=True))
 
 
 def unfold(node: fx.Node, program: Program) -> Verdict:
     """Windows along a dimension: regrouped where they meet, gathered where they overlap."""
-    x, given_dim, size, step = node.args
-    shape = shape_of(x)  # type: ignore[arg-type]
-    dim = positive_dim(given_dim, len(shape))  # type: ignore[arg-type]
-    count = (shape[dim] - size) // step + 1  # type: ignore[operator]
+    x, given_dim, size, step = args_of(node)
+    shape = shape_of(x)
+    dim = positive_dim(given_dim, len(shape))
+    count = (shape[dim] - size) // step + 1
     source: Any = x
-    if size != step or count * size != shape[dim]:  # type: ignore[operator]
-        places = torch.arange(count)[:, None] * step + torch.arange(size)  # type: ignore[arg-type]
+    if size != step or count * size != shape[dim]:
+        places = torch.arange(count)[:, None] * step + torch.arange(size)
         source = call(aten.index_select.default, x, dim, Weight(f"{node.name}_places", places.reshape(-1)))
     split = call(aten.reshape.default, source, [*shape[:dim], count, size, *shape[dim + 1 :]])
     order = [d for d in range(len(shape) + 1) if d != dim + 1] + [dim + 1]
@@ -93,16 +93,16 @@ def unfold(node: fx.Node, program: Program) -> Verdict:
 
 def diagonal(node: fx.Node, program: Program) -> Verdict:
     """Read the flattened matrix at every (columns + 1)-th place."""
-    x, offset, one, two = node.args
-    shape = shape_of(x)  # type: ignore[arg-type]
-    first, second = (positive_dim(d, len(shape)) for d in (one, two))  # type: ignore[arg-type]
+    x, offset, one, two = args_of(node)
+    shape = shape_of(x)
+    first, second = (positive_dim(d, len(shape)) for d in (one, two))
     rows, columns = shape[first], shape[second]
     rest = [d for d in range(len(shape)) if d not in (first, second)]
     flat_shape = [*(shape[d] for d in rest), rows * columns]
     flat = call(aten.reshape.default, call(aten.permute.default, x, [*rest, first, second]), flat_shape)
     length = shape_of(node)[-1]
-    start = offset if offset >= 0 else -offset * columns  # type: ignore[operator]
-    end = start + (length - 1) * (columns + 1) + 1  # type: ignore[operator]
+    start = offset if offset >= 0 else -offset * columns
+    end = start + (length - 1) * (columns + 1) + 1
     if length == 0:
         return Refused("it is empty", node)
     return replace_by(node, call(aten.slice.Tensor, flat, len(rest), start, end, columns + 1))
@@ -112,15 +112,15 @@ def _order(node: fx.Node, rank: int) -> list[int]:
     """The permutation a call stands for."""
     target: Any = node.target
     if target in (aten.permute.default, aten.permute_copy.default):
-        return [positive_dim(d, rank) for d in node.args[1]]  # type: ignore[union-attr]
+        return [positive_dim(d, rank) for d in args_of(node)[1]]
     if target in MOVES:
-        return _moved(node.args[1], node.args[2], rank)
+        return _moved(args_of(node)[1], args_of(node)[2], rank)
     order = list(range(rank))
     if target is aten.numpy_T.default:
         return order[::-1]
     if rank < 2:
         return order
-    first, second = (positive_dim(d, rank) for d in (node.args[1:3] or (-2, -1)))  # type: ignore[arg-type]
+    first, second = (positive_dim(d, rank) for d in (args_of(node)[1:3] or (-2, -1)))
     order[first], order[second] = order[second], order[first]
     return order
 

@@ -11,7 +11,7 @@ Conditions:
 
 Before:
     program(%x: f32[2, 8]) {
-      %y = glu(%x, 1)
+      %y: f32[2, 4] = glu(%x, 1)
       return %y
     }
 

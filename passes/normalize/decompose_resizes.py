@@ -18,10 +18,10 @@ Before:
 
 After:
     program(%x: f32[1, 2, 4, 3]) {
-      %a: f32[1, 2, 4, 1, 3] = reshape(%x, [1, 2, 4, 1, 3])
-      %b: f32[1, 2, 4, 2, 3] = expand(%a, [1, 2, 4, 2, 3])
-      %c: f32[1, 2, 8, 3] = reshape(%b, [1, 2, 8, 3])
-      return %c
+      %reshape: f32[1, 2, 4, 1, 3] = reshape(%x, [1, 2, 4, 1, 3])
+      %expand: f32[1, 2, 4, 2, 3] = expand(%reshape, [1, 2, 4, 2, 3])
+      %reshape_1: f32[1, 2, 8, 3] = reshape(%expand, [1, 2, 8, 3])
+      return %reshape_1
     }
 """
 
@@ -38,14 +38,14 @@ from ...ir.ops import arguments
 from ...ir.program import Program
 from ...ir.rewrite import Expr, Weight
 from ..base import Numerics
-from .spelling import OpPass, Respell, Verdict, aten, call, replace_by, shape_of, value_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by, shape_of, value_of
 
 MAX_TAPS = 4
 
 
 def resize(node: fx.Node, program: Program) -> Verdict:
     """One axis after the other, those that shrink most first."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     dtype = value_of(x).dtype
     if not dtype.is_floating_point:
         return None

@@ -1,6 +1,6 @@
 """lift_constants: tensors made from numbers are constants of the program.
 
-    zeros(shape) == expand(@constant, shape);   arange(n) == @constant;   full_like(x, c) == expand(@constant, shape of x)
+    zeros(shape) == expand(@constant, shape);   arange(n) == @constant;   full_like(x, c) == expand(@constant, x.shape)
 
 Conditions:
 - the op reads no value: at most the shape and dtype of its operand, which are fixed;
@@ -18,8 +18,8 @@ After:
     program(%x: f32[2, 3]) {
       @constant: f32[] = 0.0
       @constant_1: i64[3] = [0, 1, 2]
-      %e: f32[2, 3] = expand(@constant, [2, 3])
-      %y: f32[2, 3] = add.Tensor(%e, @constant_1)
+      %expand: f32[2, 3] = expand(@constant, [2, 3])
+      %y: f32[2, 3] = add.Tensor(%expand, @constant_1)
       return %y
     }
 """

@@ -1,7 +1,7 @@
 """merge_views: two changes of shape in a row are one, and one that changes nothing is none.
 
-    reshape(reshape(x)) == reshape(x);   permute(permute(x, p), q) == permute(x, p[q]);   expand(expand(x)) == expand(x);
-    slice(slice(x)) == slice(x);   permute that only moves unit dimensions == reshape
+    reshape(reshape(x)) == reshape(x);   permute(permute(x, p), q) == permute(x, p[q]);
+    expand(expand(x)) == expand(x);   slice(slice(x)) == slice(x);   permute that only moves unit dimensions == reshape
 
 Conditions:
 - values only move, so every bit stays; the first of the two is kept for its other readers.
@@ -19,10 +19,10 @@ Before:
 
 After:
     program(%x: f32[1, 4, 6]) {
-      %b: f32[24] = reshape(%x, [24])
-      %d: f32[3] = slice.Tensor(%b, 0, 4, 17, 6)
-      %f: f32[6, 1, 4] = permute(%x, [2, 0, 1])
-      return (%d, %f)
+      %reshape: f32[24] = reshape(%x, [24])
+      %slice_1: f32[3] = slice.Tensor(%reshape, 0, 4, 17, 6)
+      %permute: f32[6, 1, 4] = permute(%x, [2, 0, 1])
+      return (%slice_1, %permute)
     }
 """
 
@@ -36,42 +36,42 @@ from torch import fx
 
 from ...ir.ops import is_call
 from ...ir.program import Program
-from .spelling import OpPass, Respell, Verdict, aten, call, replace_by, shape_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by, shape_of
 
 
 def reshape(node: fx.Node, program: Program) -> Verdict:
     """Of a reshape, or to the same shape."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     if shape_of(x) == shape_of(node):
         return replace_by(node, x)
     if is_call(x, aten.reshape.default):
-        return replace_by(node, call(aten.reshape.default, x.args[0], shape_of(node)))
+        return replace_by(node, call(aten.reshape.default, args_of(x)[0], shape_of(node)))
     return None
 
 
 def permute(node: fx.Node, program: Program) -> Verdict:
     """Of a permutation, to the same order, or past unit dimensions only."""
-    x, order = node.args
-    shape = shape_of(x)  # type: ignore[arg-type]
-    if list(order) == sorted(order):  # type: ignore[arg-type, type-var]
-        return replace_by(node, x)  # type: ignore[arg-type]
+    x, order = args_of(node)
+    shape = shape_of(x)
+    if list(order) == sorted(order):
+        return replace_by(node, x)
     if is_call(x, aten.permute.default):
-        first: Any = x.args[1]  # type: ignore[union-attr]
-        return replace_by(node, call(aten.permute.default, x.args[0], [first[d] for d in order]))  # type: ignore[union-attr]
-    long = [d for d in order if shape[d] != 1]  # type: ignore[union-attr, index]
-    if long == sorted(long):  # type: ignore[type-var]
+        first: Any = args_of(x)[1]
+        return replace_by(node, call(aten.permute.default, args_of(x)[0], [first[d] for d in order]))
+    long = [d for d in order if shape[d] != 1]
+    if long == sorted(long):
         return replace_by(node, call(aten.reshape.default, x, shape_of(node)))
     return None
 
 
 def expand(node: fx.Node, program: Program) -> Verdict:
     """Of an expansion, to the same shape, or by unit dimensions in front only."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     shape, target = shape_of(x), shape_of(node)
     if shape == target:
         return replace_by(node, x)
     if is_call(x, aten.expand.default):
-        return replace_by(node, call(aten.expand.default, x.args[0], target))
+        return replace_by(node, call(aten.expand.default, args_of(x)[0], target))
     if [1] * (len(target) - len(shape)) + shape == target:
         return replace_by(node, call(aten.reshape.default, x, target))
     return None
@@ -79,29 +79,30 @@ def expand(node: fx.Node, program: Program) -> Verdict:
 
 def slice_(node: fx.Node, program: Program) -> Verdict:
     """Of a slice along the same dimension, or the whole."""
-    x, dim, start, end, step = node.args
-    if shape_of(x) == shape_of(node):  # type: ignore[arg-type]
-        return replace_by(node, x)  # type: ignore[arg-type]
-    if not is_call(x, aten.slice.Tensor) or x.args[1] != dim:  # type: ignore[union-attr]
+    x, dim, start, end, step = args_of(node)
+    if shape_of(x) == shape_of(node):
+        return replace_by(node, x)
+    if not is_call(x, aten.slice.Tensor) or args_of(x)[1] != dim:
         return None
-    source, _, first, _, stride = x.args  # type: ignore[union-attr]
-    places = range(int(first), shape_of(source)[dim], int(stride))[start:end:step]  # type: ignore[arg-type, misc, index]
+    source, _, first, _, stride = args_of(x)
+    places = range(int(first), shape_of(source)[dim], int(stride))[start:end:step]
     last = places[-1] + 1 if places else places.start
     return replace_by(node, call(aten.slice.Tensor, source, dim, places.start, last, places.step))
 
 
 def cat(node: fx.Node, program: Program) -> Verdict:
     """Of neighbouring slices that together are the whole again."""
-    operands, dim = node.args
-    first: Any = operands[0]  # type: ignore[index]
+    operands, dim = args_of(node)
+    first: Any = operands[0]
     source = first.args[0] if is_call(first, aten.slice.Tensor) else None
     if source is None or shape_of(source) != shape_of(node):
         return None
     place = 0
-    for operand in operands:  # type: ignore[union-attr]
-        if not is_call(operand, aten.slice.Tensor) or operand.args[:3] != (source, dim, place) or operand.args[4] != 1:  # type: ignore[union-attr, index, operator, arg-type]
+    for operand in operands:
+        part = args_of(operand) if is_call(operand, aten.slice.Tensor) else ()
+        if part[:3] != (source, dim, place) or part[4] != 1:
             return None
-        place = operand.args[3]  # type: ignore[union-attr, assignment]
+        place = part[3]
     return replace_by(node, source)
 
 

@@ -31,18 +31,18 @@ from typing import Any, ClassVar
 from torch import fx
 
 from ...ir.program import Program
-from .spelling import OpPass, Respell, Verdict, aten, replace_by, value_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, replace_by, value_of
 
 
 def copy(node: fx.Node, program: Program) -> Verdict:
     """The operand itself."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     return replace_by(node, x)
 
 
 def conjugate(node: fx.Node, program: Program) -> Verdict:
     """The operand itself where it is real."""
-    x: fx.Node = node.args[0]  # type: ignore[assignment]
+    x: fx.Node = args_of(node)[0]
     return None if value_of(x).dtype.is_complex else replace_by(node, x)
 
 

@@ -29,23 +29,23 @@ from torch import fx
 
 from ...ir.program import Program
 from ...ir.rewrite import Refused
-from .spelling import OpPass, Respell, Verdict, aten, first_result_only, replace_by
+from .spelling import OpPass, Respell, Verdict, args_of, aten, first_result_only, replace_by
 
 
 def dropout(node: fx.Node, program: Program) -> Verdict:
     """The operand, outside training."""
-    x, probability, train = node.args
+    x, probability, train = args_of(node)
     if train and probability:
         return Refused("it is random: the model is in train mode here", node)
-    return replace_by(node, x)  # type: ignore[arg-type]
+    return replace_by(node, x)
 
 
 def native_dropout(node: fx.Node, program: Program) -> Verdict:
     """The first of two results, outside training."""
-    x, probability, train = node.args
+    x, probability, train = args_of(node)
     if train is not False and probability:
         return Refused("it is random: the model is in train mode here", node)
-    return first_result_only(node, x, "mask")  # type: ignore[arg-type]
+    return first_result_only(node, x, "mask")
 
 
 TABLE: Mapping[Any, Respell] = {

@@ -32,18 +32,18 @@ from torch import fx
 from ...ir.match import equal_literals
 from ...ir.ops import is_call
 from ...ir.program import Program
-from .spelling import OpPass, Respell, Verdict, aten, replace_by, shape_of, value_of
+from .spelling import OpPass, Respell, Verdict, args_of, aten, replace_by, shape_of, value_of
 
 
 def neutral(integer: int, floating: float) -> Respell:
     """A second operand that changes nothing."""
 
     def respell(node: fx.Node, program: Program) -> Verdict:
-        x, number = node.args[:2]
+        x, number = args_of(node)[:2]
         if not isinstance(x, fx.Node) or isinstance(number, fx.Node) or not _same_type(x, node):
             return None
         if value_of(x).dtype.is_floating_point:
-            exact = equal_literals(float(number), floating)  # type: ignore[arg-type]
+            exact = equal_literals(float(number), floating)
         else:
             exact = number == integer and not isinstance(number, bool)
         return replace_by(node, x) if exact else None
@@ -53,26 +53,26 @@ def neutral(integer: int, floating: float) -> Respell:
 
 def twice(node: fx.Node, program: Program) -> Verdict:
     """f(f(x)) == x."""
-    inner = node.args[0]
-    return replace_by(node, inner.args[0]) if is_call(inner, node.target) else None  # type: ignore[union-attr, arg-type]
+    inner = args_of(node)[0]
+    return replace_by(node, args_of(inner)[0]) if is_call(inner, node.target) else None
 
 
 def again(node: fx.Node, program: Program) -> Verdict:
     """f(f(x)) == f(x)."""
-    inner = node.args[0]
-    return replace_by(node, inner) if is_call(inner, node.target) else None  # type: ignore[arg-type]
+    inner = args_of(node)[0]
+    return replace_by(node, inner) if is_call(inner, node.target) else None
 
 
 def same_choice(node: fx.Node, program: Program) -> Verdict:
     """Either way the same."""
-    _, left, right = node.args
-    return replace_by(node, left) if left is right and _same_type(left, node) else None  # type: ignore[arg-type]
+    _, left, right = args_of(node)
+    return replace_by(node, left) if left is right and _same_type(left, node) else None
 
 
 def same_operand(node: fx.Node, program: Program) -> Verdict:
     """The larger of a value and itself."""
-    left, right = node.args
-    return replace_by(node, left) if left is right else None  # type: ignore[arg-type]
+    left, right = args_of(node)
+    return replace_by(node, left) if left is right else None
 
 
 def _same_type(x: Any, node: fx.Node) -> bool:

@@ -92,6 +92,12 @@ def _same(left: Any, right: Any) -> bool:
     return equal_literals(left, right)
 
 
+def args_of(node: Any) -> tuple[Any, ...]:
+    """The positional arguments of a call."""
+    args: tuple[Any, ...] = node.args
+    return args
+
+
 def value_of(node: fx.Node) -> torch.Tensor:
     """The fake tensor of a node that has exactly one."""
     value: torch.Tensor = node.meta["val"]
@@ -133,7 +139,7 @@ def parts_of(node: fx.Node) -> dict[int, fx.Node]:
         if user.target is not operator.getitem:
             parts[-1] = user
         elif user.users:
-            parts[int(user.args[1])] = user  # type: ignore[arg-type]
+            parts[args_of(user)[1]] = user
     return parts
 
 
