@@ -1,6 +1,6 @@
 """The driver: capture, passes, the check for unsupported operators, code. Every door goes through here.
 
-compile_model = compile_program ∘ check_supported ∘ optimize ∘ capture
+compile_model = backend.compile ∘ group ∘ check_supported ∘ optimize ∘ capture
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .backends.base import Backend
-from .backends.partition import partition
+from .backends.partition import Supports, partition
 from .errors import OptionError, UnsupportedOperators
 from .ir.capture import capture
-from .ir.program import Program
+from .ir.program import Program, Stage
 from .models import example_inputs, load_model
 from .options import Options, Progress, check_options
 from .passes.base import Pass
 from .passes.manager import run_passes
-from .passes.pipelines import GROUP, PIPELINES
+from .passes.pipelines import EXACT, GROUP
+from .passes.pipelines import pipeline as named_pipeline
 from .progress import showing, silent
 
 if TYPE_CHECKING:
     from .backends.tvm.runtime import Compiled
-
-DEFAULT_PIPELINE = "exact"
 
 
 def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, options: Options) -> Compiled:
@@ -40,7 +38,7 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         captured = capture_model(model, inputs, kwargs)
         report("capture", 1, 1)
         optimized = optimize(captured, options.passes, options.verify, report)
-        check_supported(optimized, backend)
+        check_supported(optimized, backend.supports)
         grouped = group(optimized, options.verify)
         compiled = backend.compile(grouped, progress=report, record=_record(options))
         if options.verify:
@@ -85,11 +83,16 @@ def optimize(
     progress: Progress = silent,
 ) -> Program:
     """CAPTURED to OPTIMIZED: the default pipeline, or the passes that are named."""
-    steps = pipeline(DEFAULT_PIPELINE if passes is None else passes)
+    steps = EXACT if passes is None else pipeline(passes)
     for done, step in enumerate(steps):
         progress("passes", done, len(steps))
         program = run_passes(program, (step,), verify=verify)
     progress("passes", len(steps), len(steps))
+    if program.stage >= Stage.GROUPED:
+        raise OptionError(
+            f"passes={passes!r} groups the program into regions, which compiling does by itself.",
+            "Give passes that end before grouping, such as 'exact'.",
+        )
     return program
 
 
@@ -101,9 +104,7 @@ def group(program: Program, verify: bool = False) -> Program:
 def pipeline(passes: str | Iterable[Pass]) -> tuple[Pass, ...]:
     """A pipeline by name, or the list of passes that was given."""
     if isinstance(passes, str):
-        if passes not in PIPELINES:
-            raise OptionError(f"There is no pipeline {passes!r}.", f"Pipelines are {', '.join(PIPELINES)}.")
-        return PIPELINES[passes]
+        return named_pipeline(passes)
     steps = tuple(passes)
     for step in steps:
         if not isinstance(step, Pass):
@@ -112,9 +113,9 @@ def pipeline(passes: str | Iterable[Pass]) -> tuple[Pass, ...]:
     return steps
 
 
-def check_supported(program: Program, backend: Backend) -> None:
-    """Raise UnsupportedOperators, which lists every call that the backend refuses."""
-    refused = partition(program, backend.supports).refused
+def check_supported(program: Program, supports: Supports) -> None:
+    """Raise UnsupportedOperators, which lists every call that a backend refuses."""
+    refused = partition(program, supports).refused
     if refused:
         raise UnsupportedOperators(refused)
 

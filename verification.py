@@ -27,8 +27,9 @@ def check_compiled(compiled: Compiled, captured: Program, grouped: Program, exam
 
     Code for another machine cannot run here; then the rewritten program stands in for it.
     """
-    given = examples is not None
-    inputs = list(examples) if given else [torch.from_numpy(array) for array in selftest.inputs(captured.signature)]
+    if examples is None:
+        examples = [torch.from_numpy(array) for array in selftest.inputs(captured.signature)]
+    inputs = list(examples)
     exact, own = reference(captured, inputs), eager(captured, inputs)
     rewritten = eager(grouped, inputs)
     actual = compiled.run_flat(inputs) if compiled.runs_here else rewritten

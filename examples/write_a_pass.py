@@ -1,4 +1,4 @@
-"""A pass of one's own: relu(relu(x)) == relu(x), as a pure rule, with its report.
+"""A pass of one's own: x * sigmoid(x) == silu(x), as a pure rule, with its report.
 
 python examples/write_a_pass.py
 """
@@ -13,45 +13,47 @@ import torch
 from torch import fx, nn
 
 import planish
+from planish.ir.match import Failed, Op, X, match
 from planish.ir.program import Program
-from planish.ir.rewrite import Refused, Replacement, Rule
-from planish.passes.base import Numerics, Pass
+from planish.ir.rewrite import Call, Refused, Replacement, Rule
+from planish.passes.base import Pass
 from planish.passes.pipelines import NORMALIZE
 
-RELU = torch.ops.aten.relu.default
+aten = torch.ops.aten
+GATED = Op(aten.mul.Tensor, X("x"), Op(aten.sigmoid.default, X("gate"), single_user=True))
 
 
-def merge_relus(node: fx.Node, program: Program) -> Replacement | Refused | None:
-    """The outer of two relus does nothing."""
-    if node.target is not RELU:
+def recognize_silu(node: fx.Node, program: Program) -> Replacement | Refused | None:
+    """Replace x * sigmoid(x)."""
+    found = match(GATED, node)
+    if isinstance(found, Failed):
         return None  # no candidate
-    inner = node.args[0]
-    assert isinstance(inner, fx.Node)
-    if inner.target is not RELU:
-        return Refused("its input is no relu", at=node)
-    return Replacement({node: inner})
+    if found["x"] is not found["gate"]:
+        return Refused("the value and its gate differ", at=node)
+    return Replacement({node: Call(aten.silu.default, (found["x"],))}, covers=found.nodes[1:])
 
 
 @dataclass(frozen=True)
-class MergeRelus(Pass):
-    """Drop a relu of a relu."""
+class RecognizeSilu(Pass):
+    """One operator instead of two."""
 
-    name: ClassVar[str] = "merge_relus"
-    numerics: ClassVar[Numerics] = Numerics.EXACT
+    name: ClassVar[str] = "recognize_silu"
 
     def rules(self) -> Sequence[tuple[str, Rule]]:
         """One rule."""
-        return (("merge_relus", merge_relus),)
+        return (("recognize_silu", recognize_silu),)
 
 
-def main() -> None:
-    """Run it after normalization; `verify` checks the rewrite in float64."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.ReLU()).eval()
-    program = planish.rewrite(model, (torch.randn(1, 4),), passes=[*NORMALIZE, MergeRelus()], verify=True)
-    print(program)
-    last = program.report[-1]
-    print(f"{last.name}: applied at {last.applied[0].layers}, refused at {last.refused[0].layers}")
+class Net(nn.Module):
+    """One product that is a silu, and one that is not."""
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return x * torch.sigmoid(x) + x * torch.sigmoid(gate)
 
 
 if __name__ == "__main__":
-    main()
+    inputs = torch.randn(1, 4), torch.randn(1, 4)
+    program = planish.rewrite(Net().eval(), inputs, passes=[*NORMALIZE, RecognizeSilu()], verify=True)
+    print(program)
+    for site in program.report[-1].applied + program.report[-1].refused:
+        print(f"{site.rule} at {site.node}: {site.reason or 'applied'}")
