@@ -39,13 +39,15 @@ class Constants:
         """Say whether a node is computed, by deterministic ops, from weights alone."""
         todo = [node]
         while todo:
-            top = todo[-1]
-            unknown = [] if top in self._known else [n for n in top.all_input_nodes if n not in self._known]
-            if unknown and _pure(top):
-                todo += unknown
+            top = todo.pop()
+            if top in self._known:
                 continue
-            todo.pop()
-            self._known[top] = top.op == "get_attr" or (_pure(top) and all(self._known[n] for n in top.all_input_nodes))
+            inputs = top.all_input_nodes if _pure(top) else []
+            unknown = [n for n in inputs if n not in self._known]
+            if unknown:
+                todo += [top, *unknown]
+                continue
+            self._known[top] = top.op == "get_attr" or (_pure(top) and all(self._known[n] for n in inputs))
         return self._known[node]
 
 

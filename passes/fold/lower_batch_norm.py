@@ -38,7 +38,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ...ir.program import Program
+from ...ir.program import Program, Stage
 from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule, Weight
 from ..base import Pass
 from .affine import Affine, broadcast, chain, ends_chain, has_batch_norm, value
@@ -52,6 +52,7 @@ class LowerBatchNorm(Pass):
     """Write each remaining affine run as at most one mul and one add."""
 
     name: ClassVar[str] = "lower_batch_norm"
+    ensures: ClassVar[Stage | None] = Stage.OPTIMIZED
 
     def rules(self) -> Sequence[tuple[str, Rule]]:
         """One rule, tried at the last op of each affine run."""

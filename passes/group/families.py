@@ -25,7 +25,8 @@ class Family:
 
     `operands`: positions of anchor arguments that may have a prologue (None: all). `views`, `pointwise`: what
     that prologue is made of; `rereads`: the kernel reads its input several times, so costly pointwise ops stay
-    out. `epilogue`: pointwise ops may follow; `views_after`: bijective views too.
+    out. `epilogue`: pointwise ops may follow; `views_after`: bijective views too, `by_rows` only those that
+    leave neighbours on the last axis neighbours, because the kernel stores along it.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Family:
     rereads: bool = False
     epilogue: bool = True
     views_after: bool = False
+    by_rows: bool = False
 
 
 BIJECTIVE = frozenset({aten.reshape.default, aten.permute.default, aten.flip.default, aten.roll.default})
@@ -42,9 +44,9 @@ VIEWS = BIJECTIVE | {aten.slice.Tensor, aten.expand.default}
 """Ops that only say which element of their source an element is: free inside a kernel that maps indices."""
 
 CONV = Family("conv")
-LINEAR = Family("linear", (0,), VIEWS)
-MATMUL = Family("matmul", (0, 1), VIEWS, views_after=True)
-ATTENTION = Family("attention", (0, 1, 2), VIEWS, views_after=True)
+LINEAR = Family("linear", (0,), VIEWS, views_after=True, by_rows=True)
+MATMUL = Family("matmul", (0, 1), VIEWS, views_after=True, by_rows=True)
+ATTENTION = Family("attention", (0, 1, 2), VIEWS, views_after=True, by_rows=True)
 POOL = Family("pool")
 REDUCE = Family("reduce", (0,), VIEWS, pointwise=True, views_after=True)
 NORMALIZE = Family("normalize", (0,), VIEWS, pointwise=True, rereads=True, views_after=True)
@@ -101,6 +103,23 @@ def family(node: fx.Node) -> Family | None:
 def is_view(node: fx.Node) -> bool:
     """Say whether a node only moves elements."""
     return node.target in VIEWS
+
+
+def may_follow(kind: Family, node: fx.Node) -> bool:
+    """Say whether a view may be part of an epilogue of this kind."""
+    if not kind.views_after or node.target not in BIJECTIVE:
+        return False
+    return not kind.by_rows or _keeps_rows(node)
+
+
+def _keeps_rows(node: fx.Node) -> bool:
+    last = node.meta["val"].dim() - 1
+    if node.target is aten.reshape.default:
+        return True
+    dims: Any = node.args[1] if node.target is not aten.roll.default else node.args[2]
+    if node.target is aten.permute.default:
+        return bool(dims[last] == last)
+    return bool(dims) and last not in [dim % (last + 1) for dim in dims]
 
 
 def is_pointwise(node: fx.Node) -> bool:

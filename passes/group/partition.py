@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from .families import BIJECTIVE, COSTLY, POINTWISE, Family, family, is_cheap, is_pointwise, is_view
+from .families import COSTLY, POINTWISE, Family, family, is_cheap, is_pointwise, is_view, may_follow
 
 DIAMOND = 12
 """Ops that a branching epilogue may take before its branches meet again."""
@@ -105,7 +105,7 @@ def _next(group: Group, order: dict[fx.Node, int], holders: dict[fx.Node, list[G
         user = min(pending, key=order.__getitem__)
         meets = len(pending) == 1
         pending.remove(user)
-        after_view = meets and not taken and group.family.views_after and user.target in BIJECTIVE
+        after_view = meets and not taken and may_follow(group.family, user)
         fits = is_pointwise(user) and user.meta["val"].shape == shape
         if user in holders or not (fits or after_view):
             return None

@@ -142,6 +142,20 @@ def test_a_returned_constant() -> None:
     assert after.weights["w_1"].tolist() == [2.0, 6.0]
 
 
+def test_a_constant_that_constants_and_inputs_read() -> None:
+    text = """program(%x: f32[2]) normalized {
+      @w: f32[2] = [1.0, 3.0]
+      %a: f32[2] = mul.Tensor(@w, 2.0)
+      %b: f32[2] = add.Tensor(%a, 1.0)
+      %c: f32[2] = mul.Tensor(%x, %a)
+      %y: f32[2] = mul.Tensor(%c, %b)
+      return %y
+    }"""
+    after, _, _ = rewritten(FOLD, text)
+    assert op_names(after) == ["mul", "mul"]
+    assert sorted(t.tolist() for t in after.weights.values()) == [[2.0, 6.0], [3.0, 7.0]]
+
+
 def test_random_ops_stay() -> None:
     text = """program(%x: f32[2]) normalized {
       @p: f32[2] = [0.5, 0.5]

@@ -213,6 +213,35 @@ def test_attention_takes_the_views_on_both_sides() -> None:
     assert cut(text) == [f"attention: {views} scaled_dot_product_attention permute reshape"]
 
 
+@pytest.mark.parametrize(
+    ("view", "follows"),
+    [
+        ("reshape(%a, [2, 2, 3, 4])", True),
+        ("permute(%a, [0, 2, 1, 3])", True),
+        ("permute(%a, [0, 3, 1, 2])", False),
+        ("roll(%a, [1], [2])", True),
+        ("roll(%a, [1], [-1])", False),
+        ("roll(%a, [1], [])", False),
+        ("flip(%a, [1])", True),
+        ("flip(%a, [3])", False),
+        ("slice.Tensor(%a, 1, 0, 1, 1)", False),
+    ],
+)
+def test_a_linear_layer_stores_through_views_that_keep_its_rows(view: str, follows: bool) -> None:
+    """Swin: windows are put back in place where the projection stores them."""
+    shape = {"resha": "2, 2, 3, 4", "permu": "2, 3, 2, 4", "slice": "2, 1, 3, 4"}.get(view[:5], "2, 2, 3, 4")
+    shape = "2, 4, 2, 3" if "3, 1, 2" in view else shape
+    text = f"""program(%x: f32[2, 2, 3, 4], %r: f32[{shape}]) normalized {{
+      @w: f32[4, 4]
+      %a: f32[2, 2, 3, 4] = linear(%x, @w, none)
+      %v: f32[{shape}] = {view}
+      %y: f32[{shape}] = add.Tensor(%r, %v)
+      return %y
+    }}"""
+    name = view.partition("(")[0].partition(".")[0]
+    assert cut(text) == ([f"linear: linear {name} add"] if follows else ["linear: linear", f"pointwise: {name} add"])
+
+
 def test_scores_scale_and_mask_go_with_the_product_and_not_with_the_softmax() -> None:
     text = """program(%q: f32[2, 5, 4], %k: f32[2, 5, 4]) normalized {
       @mask: f32[5, 5]
