@@ -28,6 +28,9 @@ from . import container, cpu, files
 WEIGHT_ALIGNMENT = 64
 """Bytes; the widest vector register."""
 
+_MEMBERS = ("code", "weights")
+_KEYS = ("name", "versions", "target", "signature", "report", "calls", "weights", "runtime", "selftest")
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -60,8 +63,9 @@ class Artifact:
         self.name = name
         self.mapping = mapping
         self.manifest, self._members = container.read(memoryview(mapping), name)
-        if missing := [key for key in ("code", "weights") if key not in self._members]:
-            raise ArtifactError(f"{name} has no member {missing[0]!r}.", "Compile the model again.")
+        missing = [key for key in _MEMBERS if key not in self._members]
+        if missing := missing + [key for key in _KEYS if key not in self.manifest]:
+            raise ArtifactError(f"{name} is malformed: it has no {missing[0]!r}.", "Compile the model again.")
 
     @staticmethod
     def open(path: str | os.PathLike[str]) -> Artifact:

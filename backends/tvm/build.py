@@ -6,6 +6,7 @@ build(plan, weights, target) = link(objects(kernels) + bytecode(steps)) + packed
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CodegenError
+from ...errors import CodegenError, OutputError
 from .callgraph import CallGraph, analyze, relax_module
 from .link import link
 from .objects import ObjectCache, default_folder
@@ -57,10 +58,16 @@ def build(
         executable = build_executable(relax_module(plan, graph), target.tvm_target())
         objects = {"bytecode": executable_object(executable, target.tvm_target())}
         objects |= _collect(plan, pending, progress)
+        library = link(objects, target)
+    except OSError as error:
+        raise OutputError(
+            f"Code cannot be made in {tempfile.gettempdir()}: {error.strerror or error}.",
+            "Set TMPDIR to a folder that can be written and has room.",
+        ) from None
     finally:
         for future in pending.values():
             future.cancel()
-    return Code(link(objects, target), packed, call_table(plan, graph), target)
+    return Code(library, packed, call_table(plan, graph), target)
 
 
 def call_table(plan: Plan, graph: CallGraph) -> dict[str, Any]:

@@ -42,6 +42,14 @@ class Engine:
         self._machines = threading.local()
         self._configure = self._ffi.get_global_func("runtime.config_threadpool")
         self._pool_size = self._ffi.get_global_func("runtime.NumThreads")
+        self._release = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
+
+    def __del__(self) -> None:
+        """Give back what the process-wide pool keeps of activations; a machine holds its last ones until it ends."""
+        release = getattr(self, "_release", None)
+        if release is not None and not sys.is_finalizing():
+            del self._machines
+            release()
 
     def tensor(self, value: Any) -> Any:
         """Anything with DLPack as an argument, without a copy."""

@@ -136,8 +136,8 @@ class Pool:
     """As many workers as cores; jobs wait for a free one."""
 
     def __init__(self, size: int | None = None) -> None:
-        """`size` defaults to the cores this process may use."""
-        self.size = size or available_threads()
+        """`size` defaults to the cores this process may use, at most 16: each process holds a compiler."""
+        self.size = size or min(available_threads(), 16)
         self.owner = os.getpid()
         self.workers = [Worker() for _ in range(self.size)]
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()

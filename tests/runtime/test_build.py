@@ -19,7 +19,7 @@ from planish.backends.tvm.compat import tirx
 from planish.backends.tvm.link import link
 from planish.backends.tvm.plan import Step
 from planish.backends.tvm.target import parse_target
-from planish.errors import CodegenError, CpuFeatureError
+from planish.errors import CodegenError, CpuFeatureError, OutputError
 
 X = np.random.default_rng(0).standard_normal((4, 32), dtype=np.float32)
 
@@ -222,3 +222,10 @@ def test_linking_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: An
 def test_a_failing_linker_says_why() -> None:
     with pytest.raises(CodegenError, match=r"linker failed on 1 objects(.|\n)*0\.o"):
         link({"a": b"no object"}, parse_target("native"))
+
+
+def test_a_temporary_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    b = scale_and_shift()
+    with pytest.raises(OutputError, match="missing: No such file"):
+        build(b.plan, b.weights, b.target)

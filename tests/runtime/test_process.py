@@ -132,6 +132,18 @@ print(json.dumps([ok, os.waitpid(pid, 0)[1], right()]))
     assert fresh(code, path, timeout=30) == [True, 0, True]
 
 
+def test_a_child_of_a_one_thread_model_ends_as_any_other(path: Path) -> None:
+    code = """
+model = planish.load(sys.argv[1], threads=1)
+ok = right()
+pid = os.fork()
+if pid == 0:
+    sys.exit(0 if right() else 1)
+print(json.dumps([ok, os.waitpid(pid, 0)[1], right()]))
+"""
+    assert fresh(code, path, timeout=30) == [True, 0, True]
+
+
 def test_multiprocessing_by_fork(path: Path) -> None:
     code = """
 import multiprocessing
@@ -194,6 +206,13 @@ def test_missing_cpu_features_are_named_before_code_is_mapped(path: Path, tmp_pa
     with pytest.raises(CpuFeatureError, match=r"this machine lacks amx-future, avx10\.(.|\n)*native"):
         load(target)
     assert read_manifest(target)["target"]["features"]  # it can still be inspected
+
+
+@pytest.mark.parametrize("key", ["signature", "calls", "versions"])
+def test_a_manifest_without_what_it_must_say(path: Path, tmp_path: Path, key: str) -> None:
+    target = rewritten(path, tmp_path / "a", lambda manifest: manifest.pop(key))
+    with pytest.raises(ArtifactError, match=f"is malformed: it has no '{key}'"):
+        load(target)
 
 
 def test_another_architecture(path: Path) -> None:

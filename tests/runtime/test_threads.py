@@ -166,3 +166,20 @@ def test_the_main_thread_and_others_at_once(compiled: Compiled) -> None:
     stop.set()
     thread.join()
     assert not wrong
+
+
+def test_memory_of_a_deleted_model_is_given_back(tmp_path: Path) -> None:
+    b = Builder()
+    value = b.input("x", (4096, 4096))
+    for i in range(3):
+        value = b.call(f"v{i}", lambda v: v + v, value)
+    compile_plan(b.outputs(value), threads=1).save(tmp_path / "a")
+    gc.collect()
+    x = np.ones((4096, 4096), np.float32)
+    before = resident()
+    model = load(tmp_path / "a", threads=1)
+    assert float(model(x)[0][0, 0]) == 8
+    assert resident() - before > 100 * 1024  # two values of 64 MB between the kernels, pooled
+    del model
+    gc.collect()
+    assert resident() - before < 8 * 1024
