@@ -27,6 +27,8 @@ from .artifact import Artifact
 _CPU, _POOLED = 1, 2
 _lock = threading.Lock()
 _serial = itertools.count(1)
+_loaded: list[str] = []
+"""The version of the runtime library that this process loaded, if it did."""
 
 
 class Engine:
@@ -110,21 +112,23 @@ def load_runtime(ffi: Any, artifact: Artifact) -> None:
     An installed TVM of the same version goes first: it can then be imported later, on the same library.
     """
     pools.prepare()
+    wanted = artifact.manifest["versions"]["apache-tvm"]
     with _lock:
+        _check_version("apache-tvm-ffi", _version("apache-tvm-ffi"), artifact)
         if ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is not None:
+            _check_version("apache-tvm", _loaded[0] if _loaded else _version("apache-tvm"), artifact)
             return
-        versions = artifact.manifest["versions"]
-        _check_ffi_version(versions["apache-tvm-ffi"], artifact.name)
         installed = installed_runtime()
-        if installed is not None and _version("apache-tvm") == versions["apache-tvm"]:
+        if installed is not None and _version("apache-tvm") == wanted:
             ctypes.CDLL(str(installed), ctypes.RTLD_GLOBAL)
         elif (library := artifact.runtime) is not None:
             _with_path(library, lambda path: ctypes.CDLL(path, ctypes.RTLD_GLOBAL))
         else:
             raise MissingDependencyError(
-                f"{artifact.name} brings no runtime library, and apache-tvm {versions['apache-tvm']} is not installed.",
-                f"pip install 'apache-tvm=={versions['apache-tvm']}', or compile the model on this architecture.",
+                f"{artifact.name} brings no runtime library, and apache-tvm {wanted} is not installed.",
+                f"pip install 'apache-tvm=={wanted}', or compile the model on this architecture.",
             )
+        _loaded.append(wanted)
 
 
 def installed_runtime() -> Path | None:
@@ -174,12 +178,13 @@ def _with_path(data: bytes | memoryview, use: Callable[[str], Any]) -> Any:
         return use(str(path))
 
 
-def _check_ffi_version(wanted: str, name: str) -> None:
-    found = _version("apache-tvm-ffi")
+def _check_version(distribution: str, found: str | None, artifact: Artifact) -> None:
+    """Refuse an artifact made for another release: code and library would not fit."""
+    wanted = artifact.manifest["versions"][distribution]
     if found is None or found.split(".")[:3] != wanted.split(".")[:3]:
         raise ArtifactError(
-            f"{name} was made for apache-tvm-ffi {wanted}; {found or 'an unknown version'} is installed.",
-            f"pip install 'apache-tvm-ffi=={wanted}', or compile the model again.",
+            f"{artifact.name} was made for {distribution} {wanted}; {found or 'an unknown version'} is in use here.",
+            f"Use {distribution} {wanted} (one process runs one version), or compile the model again.",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -13,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runtime.plans import scale_and_shift
 
 from planish.backends.tvm import container, files
 from planish.backends.tvm.artifact import Artifact, read_manifest
+from planish.backends.tvm.assemble import assemble
+from planish.backends.tvm.build import Code, build
 from planish.backends.tvm.runtime import Compiled, load
 from planish.errors import ArtifactError, CpuFeatureError, NewerFormatError, OutputError
 
@@ -102,6 +106,29 @@ print(json.dumps([ok, same, b.numpy().tolist() == [2.0] * 8, right(), float(torc
     assert fresh(code, path) == [True, True, True, True, 3.0]
 
 
+def seconds_of_a_fresh_process(path: Path) -> float:
+    """CPU time, which a busy machine does not stretch much: interpreter, imports, checks, load, first result."""
+    best = 1e9
+    code = "import planish, sys, numpy as np; m = planish.load(sys.argv[1]); m(np.ones((4, 32), np.float32))"
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return best
+
+
+def test_cold_start_takes_less_than_six_tenths_of_a_second(path: Path) -> None:
+    assert seconds_of_a_fresh_process(path) <= 0.6
+
+
+def test_a_hundred_megabytes_of_weights_take_two_tenths_more(tmp_path: Path) -> None:
+    b = scale_and_shift()
+    b.weight("large", np.ones(25_000_000, np.float32))
+    assemble(build(b.plan, b.weights, b.target), b.signature).save(tmp_path / "large.planish")
+    assert seconds_of_a_fresh_process(tmp_path / "large.planish") <= 0.8
+
+
 def test_weights_are_pages_of_the_file(path: Path) -> None:
     """Mapped, not copied: every process shares them."""
     code = """
@@ -164,28 +191,14 @@ def test_save_is_a_copy(compiled: Compiled, path: Path, tmp_path: Path) -> None:
         compiled.save(tmp_path / "missing" / "a.planish")
 
 
-def test_equal_models_give_equal_files(code: Any, compiled: Compiled, path: Path, tmp_path: Path) -> None:
+def test_equal_models_give_equal_files(path: Path, tmp_path: Path) -> None:
     from runtime.plans import scale_and_shift
 
     from planish.backends.tvm.assemble import assemble
-    from planish.backends.tvm.build import build
 
     b = scale_and_shift()
     assemble(build(b.plan, b.weights, b.target), b.signature).save(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == path.read_bytes()
-
-
-def test_every_byte_of_an_artifact_is_checked(path: Path, tmp_path: Path) -> None:
-    """Without the runtime library the file is small; of the whole file each 97th byte is enough here."""
-    data = path.read_bytes()
-    positions = {*range(5000), *range(0, len(data), 97), len(data) - 1}
-    view = bytearray(data)
-    for index in sorted(positions)[:: max(1, len(positions) // 400)]:
-        view[index] ^= 0x10
-        with pytest.raises(ArtifactError):
-            container.read(memoryview(view), "a")
-        view[index] ^= 0x10
-    container.read(memoryview(view), "a")
 
 
 def rewritten(path: Path, target: Path, change: Any) -> Path:
@@ -220,18 +233,41 @@ def test_another_architecture(path: Path) -> None:
         Artifact.open(path).check_machine("arm64")
 
 
-def test_another_runtime_version(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["apache-tvm", "apache-tvm-ffi"])
+def test_another_runtime_version(compiled: Compiled, path: Path, tmp_path: Path, name: str) -> None:
+    """The library in this process, which `compiled` uses, is not that of the file."""
+
     def other(manifest: dict[str, Any]) -> None:
-        manifest["versions"]["apache-tvm-ffi"] = "0.9.1"
+        manifest["versions"][name] = "0.9.1"
 
     target = rewritten(path, tmp_path / "a", other)
-    code = CALL.replace("model = planish.load(sys.argv[1])", "model = None")
-    probe = (
-        code
-        + "\ntry:\n    planish.load(sys.argv[1])\nexcept planish.PlanishError as e:\n    print(type(e).__name__, e)"
-    )
-    done = subprocess.run([sys.executable, "-c", probe, str(target)], capture_output=True, text=True, check=True)
-    assert "was made for apache-tvm-ffi 0.9.1" in done.stdout
+    with pytest.raises(ArtifactError, match=rf"was made for {name} 0\.9\.1; 0\.\d+\.\d+\S* is in use here"):
+        load(target)
+
+
+def test_an_artifact_without_the_runtime_library(code: Code, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.planish"
+    assemble(code, scale_and_shift().signature, include_runtime=False).save(bare)
+    assert bare.stat().st_size < 50_000
+    assert fresh("print(json.dumps(right()))", bare) is True  # from the installed TVM
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    probe = "import planish, sys\ntry: planish.load(sys.argv[1])\nexcept planish.PlanishError as e: print(repr(e))"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", probe, str(bare)], capture_output=True, text=True, check=True, env=env)
+    assert "MissingDependencyError" in done.stdout
+    assert "brings no runtime library" in done.stdout
+
+
+def test_every_byte_of_a_small_artifact_flipped_is_refused(code: Code, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.planish"
+    assemble(code, scale_and_shift().signature, include_runtime=False).save(bare)
+    data = bytearray(bare.read_bytes())
+    for index in range(len(data)):
+        data[index] ^= 1 << index % 8
+        with pytest.raises(ArtifactError):
+            container.read(memoryview(data), "a")
+        data[index] ^= 1 << index % 8
+    container.read(memoryview(data), "a")
 
 
 def test_files_that_are_no_artifacts(path: Path, tmp_path: Path) -> None:
