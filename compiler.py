@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .backends.partition import Supports, partition
-from .errors import OptionError, UnsupportedOperators
+from .errors import OptionError, TrainModeError, UnsupportedOperators
 from .ir.capture import capture
 from .ir.program import Program, Stage
 from .models import example_inputs, load_model
@@ -57,7 +57,11 @@ def compile_from_command(
     if isinstance(model, torch.nn.Module):
         if eval_mode:
             model.eval()
-        return compile_model(model, (), example_inputs(model, inputs), checked)
+        examples = example_inputs(model, inputs)
+        try:
+            return compile_model(model, (), examples, checked)
+        except TrainModeError as error:
+            raise TrainModeError(error.what, f"{error.todo[:-1]}; on the command line: --eval.") from error
     if inputs:
         raise OptionError(f"{spec} has its own example inputs.", "Leave --input out.")
     return compile_model(model, None, None, checked)
@@ -73,6 +77,11 @@ def rewrite_model(
 
 def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None) -> Program:
     """A Program from whatever `planish.compile` takes."""
+    if not (inputs is None or isinstance(inputs, torch.Tensor | tuple | list)):
+        raise OptionError(
+            f"example_inputs is a {type(inputs).__name__}, not a tuple of the model's arguments.",
+            "Give (x, y) for model(x, y), ({...},) for model({...}), or example_kwargs={...} for inputs by name.",
+        )
     return capture(model, () if inputs is None else inputs, kwargs)
 
 

@@ -70,7 +70,12 @@ def _python() -> Check:
 
 def _distributions() -> Iterator[Check]:
     """Every dependency of the base install and of the compiler extra, against its tested range."""
-    for requirement in metadata.requires("planish") or ():
+    try:
+        requirements = metadata.requires("planish") or ()
+    except metadata.PackageNotFoundError:
+        yield Check("planish", None, "runs from its source tree; versions are not checked", "pip install -e .")
+        return
+    for requirement in requirements:
         spec, _, marker = requirement.partition(";")
         if "extra" in marker and not re.search(r"extra\s*==\s*['\"]compile['\"]", marker):
             continue

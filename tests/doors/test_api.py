@@ -169,6 +169,12 @@ def test_no_model() -> None:
         planish.compile("missing.pt2")
 
 
+@pytest.mark.parametrize("inputs", [{"x": torch.zeros(1)}, np.zeros((2, 3)), "x"])
+def test_example_inputs_that_are_no_tuple(small: Small, inputs: Any) -> None:
+    with pytest.raises(OptionError, match="example_kwargs"):
+        planish.compile(small, inputs)
+
+
 def test_unknown_targets(small: Small) -> None:
     with pytest.raises(TargetError, match="znver99"):
         planish.compile(small, small_inputs(), target="znver99")

@@ -79,3 +79,12 @@ def test_development_tools_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> N
     names = {check.name for check in examine()}
     assert {"numpy", "torch", "ziglang"} <= names
     assert not {"pytest", "mypy", "planish"} & names
+
+
+def test_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "requires", missing)
+    monkeypatch.setattr(doctor, "_can_compile", lambda: False)
+    assert find("planish").ok is None
