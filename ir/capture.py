@@ -12,6 +12,7 @@ differently there (batch norm, dropout, or a forward that reads `self.training`)
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import warnings
@@ -154,12 +155,26 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """
     try:
         with _quiet():
-            args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
-            return _settle(torch.export.export(model, args, kwargs).run_decompositions({}))
+            args, kwargs = pytree.tree_map_only(torch.Tensor, _own_object, (args, kwargs))
+            return _settle(torch.export.export(_trackable(model), args, kwargs).run_decompositions({}))
     except PlanishError:
         raise
     except Exception as error:
         raise _capture_error(error) from error
+
+
+def _own_object(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values as another tensor object, and one that may leave inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _trackable(model: nn.Module) -> nn.Module:
+    """The model itself, or a copy if it was made in inference mode, whose tensors export cannot take."""
+    held = [t for t in (*model.parameters(), *model.buffers()) if t.is_inference()]
+    if not held:
+        return model
+    memo = {id(t): nn.Parameter(t.clone(), False) if isinstance(t, nn.Parameter) else t.clone() for t in held}
+    return copy.deepcopy(model, memo)
 
 
 def _decompose(exported: ExportedProgram) -> ExportedProgram:

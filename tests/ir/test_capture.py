@@ -372,8 +372,19 @@ def test_capture_works_in_inference_mode_and_leaves_the_model_alone() -> None:
     with torch.inference_mode():
         program = capture(model, torch.randn(1, 3, 8, 8))
         verify(program)
+    values = [node.meta["val"] for node in program.graph.nodes if isinstance(node.meta["val"], torch.Tensor)]
+    assert not any(value.is_inference() for value in values)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.fc.weight.requires_grad
+
+
+def test_models_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model, x = Net().eval(), torch.randn(1, 3, 8, 8)
+        expected = model(x)
+    program = capture(model, x)
+    verify(program)
+    assert torch.equal(program(x), expected)
 
 
 def test_torch_compiled_models_are_unwrapped() -> None:
