@@ -76,10 +76,15 @@ class Worker:
 
     def run(self, job: Job) -> bytes:
         """Compile one kernel here; raises KernelFailed."""
-        offset = 0
+        if self._process is not None and self._process.poll() is not None:
+            self.stop()  # it was killed while it had nothing to do
         try:
             self.start()
-            offset = self._log.seek(0, os.SEEK_END)
+        except OSError as error:
+            self.stop()
+            raise KernelFailed(job.symbol, f"the code generator cannot be started: {error}") from None
+        offset = self._log.seek(0, os.SEEK_END)
+        try:
             self._send(tuple(job))
             status, value = self._receive()
         except (_Died, OSError):
@@ -91,6 +96,8 @@ class Worker:
     def stop(self) -> None:
         """End the process."""
         process, self._process = self._process, None
+        if self._log is not None:
+            self._log.close()
         if process is None:
             return
         for stream in (process.stdin, process.stdout):
@@ -99,7 +106,6 @@ class Worker:
                     stream.close()
         process.kill()
         process.wait()
-        self._log.close()
 
     def _send(self, value: Any) -> None:
         assert self._process is not None

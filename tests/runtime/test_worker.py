@@ -54,6 +54,14 @@ def good(symbol: str = "k_good") -> Job:
     return job(symbol, elementwise(1, (64,), lambda v: v + v))
 
 
+def ended(pid: int) -> bool:
+    """Gone, or a zombie that its parent has not waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def test_an_object_is_compiled(pool: Pool) -> None:
     assert pool.submit(good()).result()[:4] == b"\x7fELF"
 
@@ -86,14 +94,27 @@ def test_an_error_of_tvm_keeps_the_worker(pool: Pool) -> None:
     assert {worker.pid for worker in pool.workers} == before
 
 
-def test_a_killed_worker_is_replaced(pool: Pool) -> None:
-    list(map(lambda f: f.result(), [pool.submit(good()) for _ in range(4)]))
+def test_a_worker_killed_while_idle_is_replaced(pool: Pool) -> None:
+    for future in [pool.submit(good()) for _ in range(4)]:
+        future.result()
     victims = [worker.pid for worker in pool.workers if worker.pid]
+    assert victims
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    outcomes = [pool.submit(good()).exception() for _ in range(len(victims))]
-    assert all("SIGKILL" in str(outcome) for outcome in outcomes)
+    while not all(ended(pid) for pid in victims):
+        time.sleep(0.01)
+    assert all(pool.submit(good()).result() for _ in range(4))
+    assert not {worker.pid for worker in pool.workers} & set(victims)
+
+
+def test_a_program_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(1)
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(KernelFailed, match=r"cannot be started: .*No such file"):
+        pool.submit(good()).result()
+    monkeypatch.undo()
     assert pool.submit(good()).result()
+    pool.close()
 
 
 def test_a_build_names_region_and_layers_of_the_kernel_that_failed(pool: Pool) -> None:
@@ -101,13 +122,6 @@ def test_a_build_names_region_and_layers_of_the_kernel_that_failed(pool: Pool) -
     builder.call("bad", lambda v: v, "y", layer="stage3.attention.proj", func=aborting_kernel())
     with pytest.raises(CodegenError, match=r"region bad of stage3\.attention\.proj(.|\n)*SIGABRT"):
         build(builder.outputs("bad").plan, builder.weights, builder.target, pool=pool)
-
-
-def ended(pid: int) -> bool:
-    try:
-        return not Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_workers_end_with_their_parent() -> None:
