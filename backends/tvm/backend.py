@@ -16,8 +16,8 @@ from ..base import Refused
 from .assemble import assemble
 from .build import Progress, build
 from .lower import lower
-from .ops import supports
 from .runtime import Compiled
+from .support import supports
 from .target import Target, parse_target
 from .worker import shared_pool
 

@@ -1,0 +1,29 @@
+"""Which calls of an OPTIMIZED graph can become kernels, and why the others cannot.
+
+supports(node) is None  =>  some template takes the region that holds the node
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from ..base import Refused
+from .generic.builders import BUILDERS
+from .ops.pointwise import is_pointwise
+
+DTYPES = frozenset({torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32})
+DTYPES |= {torch.int64}
+
+
+def supports(node: fx.Node) -> Refused | None:
+    """None if a call can be lowered; asked of each call before anything is grouped."""
+    if node.target not in BUILDERS and not is_pointwise(node):
+        return Refused("there is no kernel for this operator")
+    for value in (node, *node.all_input_nodes):
+        found = value.meta.get("val")
+        if not isinstance(found, torch.Tensor):
+            return Refused("it takes or returns something else than single tensors")
+        if found.dtype not in DTYPES:
+            return Refused(f"it works on {str(found.dtype).removeprefix('torch.')}, for which there are no kernels yet")
+    return None
