@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from ..compat import IRBuilder, T, tirx, tvm
+from ..ops.lanes import lane_loop
 from ..plan import Layout, Value, physical_shape
 from ..template import Packed, Task
 
@@ -121,7 +122,7 @@ class Function:
 
     def lanes(self, n: int) -> Any:
         """A loop that becomes vector instructions of `n` lanes."""
-        return self._loop(T.vectorized(0, n), n)
+        return self._loop(lane_loop(n), n)
 
     def let(self, value: Expr, extent: int | None = None) -> Expr:
         """Compute once and name; an index in [0, extent) tells the analyzer so."""

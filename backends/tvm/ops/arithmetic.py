@@ -1,0 +1,304 @@
+"""Arithmetic, comparison, logic and bits as TIR expressions of one element, with PyTorch's semantics.
+
+remainder(a, b) = a - floor(a / b) b;   fmod(a, b) = a - trunc(a / b) b;   integers never trap
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from ..compat import tirx
+from .lanes import PrimExpr, let, once
+from .math import (
+    absolute,
+    const,
+    copysign,
+    dtype_of,
+    exp,
+    fmod,
+    isnan,
+    ln,
+    log1p,
+    maximum,
+    minimum,
+    negate,
+    power,
+    select,
+)  # fmt: skip
+
+
+def is_float(x: PrimExpr) -> bool:
+    """Whether the expression is floating-point."""
+    return dtype_of(x).startswith("float")
+
+
+def cast(x: PrimExpr, dtype: str) -> PrimExpr:
+    """Convert as PyTorch does: to bool by != 0, to small integers by way of int32 (values wrap)."""
+    have = dtype_of(x)
+    if have == dtype:
+        return x
+    if dtype == "bool":
+        return tirx.NE(x, const(0, have))
+    if have.startswith("float") and dtype in ("int8", "uint8", "int16"):
+        return tirx.Cast(dtype, tirx.Cast("int32", x))
+    return tirx.Cast(dtype, x)
+
+
+def _zero(x: PrimExpr) -> PrimExpr:
+    return const(0, dtype_of(x))
+
+
+def _is_zero(x: PrimExpr) -> bool:
+    return isinstance(x, tirx.FloatImm) and x.value == 0
+
+
+def add(a: PrimExpr, b: PrimExpr, *, alpha: float = 1) -> PrimExpr:
+    """a + alpha b."""
+    return a + (b if alpha == 1 else b * const(alpha, dtype_of(b)))
+
+
+def sub(a: PrimExpr, b: PrimExpr, *, alpha: float = 1) -> PrimExpr:
+    """a - alpha b."""
+    return a - (b if alpha == 1 else b * const(alpha, dtype_of(b)))
+
+
+def rsub(a: PrimExpr, b: PrimExpr, alpha: float = 1) -> PrimExpr:
+    """b - alpha a."""
+    return sub(b, a, alpha=alpha)
+
+
+def mul(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """The product; TVM folds x * 0 to 0, also for infinite x and NaN."""
+    for x, y in ((a, b), (b, a)):
+        if _is_zero(x):
+            return let(y, lambda y, x=x: select(absolute(y) < const(inf, dtype_of(y)), copysign(x, y), y - y * x))  # type: ignore[misc]
+    return a * b
+
+
+def div(a: PrimExpr, b: PrimExpr, *, rounding_mode: str | None = None) -> PrimExpr:
+    """a / b, exact, or rounded to an integer."""
+    if rounding_mode == "floor":
+        return floor_divide(a, b)
+    if rounding_mode == "trunc":
+        return tirx.trunc(a / b) if is_float(a) else _safe_divide(a, b, tirx.truncdiv)
+    if _is_zero(a):
+        return let(
+            b, lambda b: select(absolute(b) > _zero(b), copysign(absolute(a), b), const(float("nan"), dtype_of(b)))
+        )
+    return a / b
+
+
+def floor_divide(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """floor(a / b), for floating point by way of the exact remainder."""
+    if not is_float(a):
+        return _safe_divide(a, b, tirx.floordiv)
+    one = const(1, dtype_of(a))
+
+    def rounded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+        mod = once(fmod(a, b))
+        other = tirx.And(tirx.NE(mod, _zero(a)), tirx.NE(mod < _zero(a), b < _zero(b)))
+        quotient = once((a - mod) / b - select(other, one, _zero(a)))
+        down = once(tirx.floor(quotient))
+        near = select(quotient - down > const(0.5, dtype_of(a)), down + one, down)
+        signed = select(tirx.EQ(quotient, _zero(a)), copysign(_zero(a), a / b), near)
+        return select(tirx.EQ(b, _zero(b)), a / b, signed)
+
+    return let(a, lambda a: let(b, lambda b: rounded(a, b)))
+
+
+def remainder(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """a - floor(a / b) b: the sign of b."""
+    if not is_float(a):
+        return _safe_modulo(a, b, tirx.floormod)
+
+    def signed(m: PrimExpr, b: PrimExpr) -> PrimExpr:
+        other = tirx.And(tirx.NE(m, _zero(m)), tirx.NE(m < _zero(m), b < _zero(b)))
+        return select(other, m + b, m)
+
+    return let(b, lambda b: let(fmod(a, b), lambda m: signed(m, b)))
+
+
+def c_remainder(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """fmod: a - trunc(a / b) b, the sign of a."""
+    return fmod(a, b) if is_float(a) else _safe_modulo(a, b, tirx.truncmod)
+
+
+def _safe_divide(a: PrimExpr, b: PrimExpr, divide: object) -> PrimExpr:
+    """Integer division that traps neither for 0 (the result is unspecified) nor for the most negative number by -1."""
+    minus = const(-1, dtype_of(b)) if not dtype_of(b).startswith("u") else const(0, dtype_of(b))
+
+    def guarded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+        special = tirx.Or(tirx.EQ(b, _zero(b)), tirx.EQ(b, minus))
+        divisor = once(select(special, const(1, dtype_of(b)), b))
+        return select(tirx.EQ(b, minus), _zero(a) - a, divide(a, divisor))  # type: ignore[operator]
+
+    return let(a, lambda a: let(b, lambda b: guarded(a, b)))
+
+
+def _safe_modulo(a: PrimExpr, b: PrimExpr, modulo: object) -> PrimExpr:
+    minus = const(-1, dtype_of(b)) if not dtype_of(b).startswith("u") else const(0, dtype_of(b))
+
+    def guarded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+        special = tirx.Or(tirx.EQ(b, _zero(b)), tirx.EQ(b, minus))
+        divisor = once(select(special, const(1, dtype_of(b)), b))
+        return select(special, _zero(a), modulo(a, divisor))  # type: ignore[operator]
+
+    return let(a, lambda a: let(b, lambda b: guarded(a, b)))
+
+
+def neg(x: PrimExpr) -> PrimExpr:
+    """-x."""
+    return negate(x) if is_float(x) else _zero(x) - x
+
+
+def magnitude(x: PrimExpr) -> PrimExpr:
+    """abs, of unsigned numbers too."""
+    return x if dtype_of(x).startswith("u") else absolute(x)
+
+
+def sign(x: PrimExpr) -> PrimExpr:
+    """-1, 0 or 1; 0 for NaN."""
+    one = const(1, dtype_of(x))
+    low = _zero(x) if dtype_of(x).startswith("u") else select(x < _zero(x), _zero(x) - one, _zero(x))
+    return select(x > _zero(x), one, low)
+
+
+def rounding(function: object) -> object:
+    """`function` on floating point; integers are round already."""
+    return lambda x: function(x) if is_float(x) else x  # type: ignore[operator]
+
+
+def round_decimals(x: PrimExpr, *, decimals: int = 0) -> PrimExpr:
+    """Half to even at a decimal place."""
+    if not is_float(x) or decimals == 0:
+        return tirx.round(x) if is_float(x) else x
+    scale = const(10.0 ** abs(decimals), dtype_of(x))
+    return tirx.round(x * scale) / scale if decimals > 0 else tirx.round(x / scale) * scale
+
+
+def powers(x: PrimExpr, y: PrimExpr) -> PrimExpr:
+    """x^y; constant exponents by products and roots where these are as accurate."""
+    if not isinstance(y, (tirx.FloatImm, tirx.IntImm)):
+        return power(x, y)
+    n = y.value
+    if not is_float(x):
+        return _product(x, int(n))
+    one = const(1, dtype_of(x))
+    if n == int(n) and 0 <= n <= 4:
+        return _product(x, int(n))
+    if n in (-1, -2):
+        return one / _product(x, int(-n))
+    if n in (0.5, -0.5):
+        return tirx.sqrt(x) if n > 0 else one / tirx.sqrt(x)
+    return power(x, y)
+
+
+def _product(x: PrimExpr, n: int) -> PrimExpr:
+    """x^n by squaring."""
+    if n == 0:
+        return const(1, dtype_of(x))
+    if n == 1:
+        return x
+    half = once(_product(x, n // 2))
+    return half * half * x if n % 2 else half * half
+
+
+def clamp(x: PrimExpr, low: PrimExpr | None = None, high: PrimExpr | None = None) -> PrimExpr:
+    """min(max(x, low), high)."""
+    if low is not None:
+        x = maximum(low, x)
+    return x if high is None else minimum(high, x)
+
+
+def where(cond: PrimExpr, yes: PrimExpr, no: PrimExpr) -> PrimExpr:
+    """The second or the third operand."""
+    return select(cond, yes, no)
+
+
+def isinf(x: PrimExpr) -> PrimExpr:
+    """Infinite, either sign."""
+    return tirx.EQ(absolute(x), const(inf, dtype_of(x))) if is_float(x) else const(False, "bool")
+
+
+def isfinite(x: PrimExpr) -> PrimExpr:
+    """Neither infinite nor NaN."""
+    return absolute(x) < const(inf, dtype_of(x)) if is_float(x) else const(True, "bool")
+
+
+def isnan_(x: PrimExpr) -> PrimExpr:
+    """Not a number."""
+    return isnan(x) if is_float(x) else const(False, "bool")
+
+
+def signbit(x: PrimExpr) -> PrimExpr:
+    """Whether the sign bit is set, of -0.0 and NaN too."""
+    if dtype_of(x) == "float32":
+        return tirx.reinterpret("int32", x) < const(0, "int32")
+    if dtype_of(x) == "float64":
+        return tirx.reinterpret("int64", x) < const(0, "int64")
+    return x < _zero(x)
+
+
+def nan_to_num(
+    x: PrimExpr, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> PrimExpr:
+    """NaN and infinities replaced."""
+    if not is_float(x):
+        return x
+    dtype = dtype_of(x)
+    largest = 3.4028234663852886e38 if dtype == "float32" else 1.7976931348623157e308
+    high = const(largest if posinf is None else posinf, dtype)
+    low = const(-largest if neginf is None else neginf, dtype)
+    finite = select(tirx.EQ(x, const(inf, dtype)), high, select(tirx.EQ(x, const(-inf, dtype)), low, x))
+    return select(isnan(x), const(0.0 if nan is None else nan, dtype), finite)
+
+
+def lerp(a: PrimExpr, b: PrimExpr, weight: PrimExpr) -> PrimExpr:
+    """a + weight (b - a), from the nearer end."""
+    near = a + weight * (b - a)
+    far = b - (b - a) * (const(1, dtype_of(a)) - weight)
+    return select(absolute(weight) < const(0.5, dtype_of(a)), near, far)
+
+
+def addcmul(x: PrimExpr, a: PrimExpr, b: PrimExpr, *, value: float = 1) -> PrimExpr:
+    """x + value a b."""
+    return x + (a * b if value == 1 else const(value, dtype_of(x)) * a * b)
+
+
+def addcdiv(x: PrimExpr, a: PrimExpr, b: PrimExpr, *, value: float = 1) -> PrimExpr:
+    """x + value a / b."""
+    return x + (a / b if value == 1 else const(value, dtype_of(x)) * (a / b))
+
+
+def hypot(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """sqrt(a^2 + b^2), in float64: no overflow between."""
+    wide = once(cast(a, "float64")), once(cast(b, "float64"))
+    return cast(tirx.sqrt(wide[0] * wide[0] + wide[1] * wide[1]), dtype_of(a))
+
+
+def xlogy(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """a log(b); 0 where a is 0, unless b is NaN."""
+    return select(isnan(b), b, select(tirx.EQ(a, _zero(a)), _zero(a), a * ln(b)))
+
+
+def logaddexp(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """log(e^a + e^b)."""
+    high = once(maximum(a, b))
+    distance = once(select(tirx.EQ(a, b), _zero(a), absolute(a - b)))
+    return high + log1p(exp(_zero(a) - distance))
+
+
+def logical(combine: object) -> object:
+    """and, or, xor of truth values. They are named first: TVM would negate float comparisons, losing NaN."""
+    return lambda *xs: combine(*(once(cast(x, "bool")) for x in xs))  # type: ignore[operator]
+
+
+def xor(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """a != b of truth values, bits of integers."""
+    return tirx.NE(tirx.Cast("int8", a), tirx.Cast("int8", b)) if dtype_of(a) == "bool" else tirx.bitwise_xor(a, b)
+
+
+def bits(of_bool: object, of_int: object) -> object:
+    """A bitwise operation, which is the logical one for bool."""
+    named = logical(of_bool)
+    return lambda *xs: named(*xs) if dtype_of(xs[0]) == "bool" else of_int(*xs)  # type: ignore[operator]

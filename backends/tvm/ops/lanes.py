@@ -1,0 +1,89 @@
+"""Vector loops, and names for values that are used more than once in them.
+
+    with lane_loop(16) as v: ... once(f(x[v])) ...     ==    t: 16 lanes;  t[v] = f(x[v]);  ... t[v] ...
+
+TIR expressions are trees: without names a chain of activations grows exponentially. TVM's own Let is no way out,
+since its analyzer substitutes bindings into each other, in LLVM code generation too. So a name is a buffer with an
+element for each lane, which is one vector that LLVM keeps in a register. It must be allocated outside the loop
+(TVM shrinks what is allocated inside to one element, which all lanes then share).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..compat import IRBuilder, T, tirx, tvm
+
+PrimExpr = Any
+"""A scalar TIR expression (TVM is untyped)."""
+
+_NAME = "once"
+
+
+@dataclass
+class _Lanes:
+    """The open lane loop: its variable, its extent, and the buffers to be allocated before it."""
+
+    var: Any
+    count: int
+    names: list[Any] = field(default_factory=list)
+
+
+_open: ContextVar[_Lanes | None] = ContextVar("lanes", default=None)
+
+
+@contextmanager
+def lane_loop(count: int) -> Iterator[PrimExpr]:
+    """A loop that becomes vector instructions of `count` lanes; an IRBuilder must be open.
+
+    The only vector loop in which `once`, hence the scalar table, may be used.
+    """
+    with IRBuilder() as inner, T.vectorized(0, count) as var:
+        lanes = _Lanes(var, count)
+        token = _open.set(lanes)
+        try:
+            yield var
+        finally:
+            _open.reset(token)
+    for name in lanes.names:
+        T.add_to_parent(tirx.AllocBuffer(name, {}))
+    T.add_to_parent(inner.get())
+
+
+@contextmanager
+def scalar_code() -> Iterator[None]:
+    """As if no lane loop were open: for looking at what a formula would emit."""
+    token = _open.set(None)
+    try:
+        yield
+    finally:
+        _open.reset(token)
+
+
+def once(value: PrimExpr) -> PrimExpr:
+    """`value`, computed here, in the open lane loop or in scalar code, and read from a variable."""
+    if isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or _is_named(value):
+        return value
+    lanes = _open.get()
+    dtype = str(value.ty.dtype)
+    if lanes is None:
+        name, index = T.alloc_buffer((1,), dtype, scope="global"), 0
+        IRBuilder.name(_NAME, name)
+    else:
+        name, index = tirx.decl_buffer((lanes.count,), dtype, _NAME, scope="global"), lanes.var
+        lanes.names.append(name)
+    T.buffer_store(name, value, [index])
+    return name[index]
+
+
+def let(value: PrimExpr, body: Callable[[PrimExpr], PrimExpr]) -> PrimExpr:
+    """`body(value)` with `value` computed once."""
+    return body(once(value))
+
+
+def _is_named(value: PrimExpr) -> bool:
+    return isinstance(value, tvm.ir.expr.TensorLoad) and value.source.name == _NAME
