@@ -63,6 +63,8 @@ NORMALIZE: tuple[Pass, ...] = (
 
 FOLD: tuple[Pass, ...] = (
     FoldConstants(),  # first: the passes below scale weights, and an expression of weights is none yet
+    CanonicalizeLinear(),  # a product with a matrix that was computed is a linear layer now
+    FoldConstants(),  # the transposes this made
     FoldAffineBackward(),  # before forward: a producer takes an affine at no condition on padding
     FoldAffineForward(),  # what no producer could take
     LowerBatchNorm(),  # what nothing could take becomes a mul and an add, for some kernel's epilogue

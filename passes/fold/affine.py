@@ -118,10 +118,16 @@ def chain(node: fx.Node, program: Program) -> tuple[list[fx.Node], fx.Node, Affi
 
 def ends_chain(node: fx.Node, program: Program) -> bool:
     """Say whether no later op continues the affine run of `node`."""
-    if uses(node) != 1:
-        return True
-    longer = chain(next(iter(node.users)), program)
-    return longer is None or node not in longer[0]
+    own, user = read(node, program), next(iter(node.users), None)
+    later = read(user, program) if user is not None and uses(node) == 1 else None
+    return own is None or later is None or later[0] is not node or own[1].then(later[1]) is None
+
+
+def end_of_chain(node: fx.Node, program: Program) -> fx.Node:
+    """Return the last op of the affine run that `node` is in."""
+    while not ends_chain(node, program):
+        node = next(iter(node.users))
+    return node
 
 
 def has_batch_norm(ops: list[fx.Node]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ...ir.ops import info
+from ...ir.ops import family, info
 from ...ir.program import Program
 
 aten = torch.ops.aten
@@ -64,10 +64,15 @@ def _pure(node: fx.Node) -> bool:
     return not op._schema.is_mutable and torch.Tag.nondeterministic_seeded not in op.tags
 
 
+MOVES = frozenset({"view", "rearrange", "concat", "gather", "copy", "getitem"})
+"""Families whose results are elements of their inputs: no arithmetic, so no float64 is needed."""
+
+
 def evaluate(node: fx.Node, program: Program) -> Any:
-    """Compute a constant node; floating-point results are float64 and still to be cast to the node's type."""
+    """Compute a constant node; floating-point results may be float64 and still to be cast to the node's type."""
     memo: dict[tuple[fx.Node, bool], Any] = {}
-    todo = [(node, True)]
+    wide = _computes(node)
+    todo = [(node, wide)]
     while todo:
         top, exact = todo[-1]
         inner = exact and _continuous(top)
@@ -77,7 +82,19 @@ def evaluate(node: fx.Node, program: Program) -> Any:
             todo.pop()
             result = _compute(top, program, {n: memo[n, inner] for n in top.all_input_nodes})
             memo[top, exact] = _widen(result) if exact else result
-    return memo[node, True]
+    return memo[node, wide]
+
+
+def _computes(node: fx.Node) -> bool:
+    """Say whether any op behind a node does more than move elements."""
+    seen, todo = {node}, [node]
+    while todo:
+        top = todo.pop()
+        if top.op == "call_function" and family(top) not in MOVES:
+            return True
+        todo += [n for n in top.all_input_nodes if n not in seen]
+        seen.update(top.all_input_nodes)
+    return False
 
 
 def _continuous(node: fx.Node) -> bool:

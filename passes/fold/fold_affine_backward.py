@@ -45,11 +45,15 @@ from torch import fx
 from ...ir.program import Program
 from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule, Weight
 from ..base import Pass
-from .affine import Affine, affine, broadcast, chain, constant, ends_chain, has_batch_norm, uses, value
+from .affine import Affine, affine, broadcast, chain, constant, end_of_chain, ends_chain, has_batch_norm, uses, value
 from .linear_ops import after, channel_axis, is_linear_op, name_of, named, short
 from .views import average, through_reshape
 
 aten = torch.ops.aten
+
+
+LONGEST_WAY = 100
+"""Ops that an affine is taken back through at most."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,19 @@ class FoldAffineBackward(Pass):
 
 def fold_backward(node: fx.Node, program: Program) -> Replacement | Refused | None:
     """Fold the affine run that ends at `node` into what produces its input."""
-    if node.target is aten.batch_norm.default and not ends_chain(node, program):
-        verdict = fold_backward(next(iter(node.users)), program)
+    if not ends_chain(node, program):
+        if node.target is not aten.batch_norm.default:
+            return None  # reported at the end of the run; batch norms are reported one by one
+        verdict = fold_backward(end_of_chain(node, program), program)
         return Refused(verdict.reason, node) if isinstance(verdict, Refused) else None
     found = chain(node, program)
-    if found is None or not ends_chain(node, program):
+    if found is None:
         return dynamic_batch_norm(node)
     ops, source, map_ = found
-    way = _Way(program, list(ops))
+    way = _Way(program, ops)
     result = blocked(node, source, map_) or way.absorb(source, map_)
     if not isinstance(result, str):
-        return Replacement({node: result, **way.siblings}, covers=tuple(n for n in way.covers if n is not node))
+        return Replacement({node: result, **way.siblings}, covers=(*ops[:-1], *way.covers))
     return Refused(result, node) if map_.axis is not None or has_batch_norm(ops) else None
 
 
@@ -102,6 +108,7 @@ class _Way:
     """The way back from an affine to the weights; a string as result is the reason why it is barred."""
 
     program: Program
+    ops: Sequence[fx.Node]
     covers: list[fx.Node] = field(default_factory=list)
     siblings: dict[fx.Node, Expr] = field(default_factory=dict)
 
@@ -112,8 +119,10 @@ class _Way:
         step = LINEAR_STEP if is_linear_op(node) else STEPS.get(node.target)
         if step is None:
             return f"its producer {named(node)} is not linear" if node.op == "call_function" else "it reads an input"
+        if len(self.covers) > LONGEST_WAY:
+            return f"the way back to the weights is longer than {LONGEST_WAY} ops"
         if uses(node) > 1 and not shared:
-            return f"its producer {named(node)} has other users: {_others(node, self.covers)}"
+            return f"its producer {named(node)} has other users: {_others(node, [*self.ops, *self.covers])}"
         self.covers.append(node)
         return step(self, node, map_)
 
@@ -123,6 +132,8 @@ class _Way:
         rank = value(node).dim()
         result = tensor.to(torch.float64) * broadcast(map_.scale, map_.axis, rank)
         cast = (result + broadcast(map_.shift, map_.axis, rank)).to(tensor.dtype)
+        if not torch.isfinite(cast).all() and bool(torch.isfinite(tensor).all()):
+            return f"the folded {name_of(node)} overflows {short(tensor.dtype)}"
         same = cast.shape == value(node).shape
         weight = Weight(name_of(node), cast)
         return weight if same else Call(aten.expand.default, (weight, list(value(node).shape)))

@@ -46,7 +46,7 @@ from torch import fx
 from ...ir.program import Program
 from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule
 from ..base import Pass
-from .affine import Affine, affine, chain, ends_chain, has_batch_norm, value
+from .affine import Affine, affine, chain, end_of_chain, ends_chain, has_batch_norm, value
 from .fold_affine_backward import blocked
 from .linear_ops import before, channel_axis, is_linear_op, named
 from .views import average, through_reshape
@@ -67,11 +67,13 @@ class FoldAffineForward(Pass):
 
 def fold_forward(node: fx.Node, program: Program) -> Replacement | Refused | None:
     """Fold the affine run that ends at `node` into its readers."""
-    if node.target is aten.batch_norm.default and not ends_chain(node, program):
-        verdict = fold_forward(next(iter(node.users)), program)
+    if not ends_chain(node, program):
+        if node.target is not aten.batch_norm.default:
+            return None  # reported at the end of the run; batch norms are reported one by one
+        verdict = fold_forward(end_of_chain(node, program), program)
         return Refused(verdict.reason, node) if isinstance(verdict, Refused) else None
     found = chain(node, program)
-    if found is None or not ends_chain(node, program):
+    if found is None:
         return None
     ops, source, map_ = found
     way = _Way(program)

@@ -75,9 +75,15 @@ def fold(node: fx.Node, program: Program, constants: Constants) -> Replacement |
     result = evaluate(node, program).to(fake.dtype)
     small = distinct(result) if result.numel() > REPEATS_FROM else result
     if small.numel() * 2 > result.numel():
-        return Replacement({node: Weight(_name(node), result.contiguous().clone())})
-    weight = Weight(_name(node), small.contiguous().clone())
+        return Replacement({node: Weight(_name(node), _own(result))})
+    weight = Weight(_name(node), _own(small))
     return Replacement({node: Call(aten.expand.default, (weight, list(result.shape)))})
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return a contiguous tensor that holds no larger storage alive."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def distinct(tensor: Tensor) -> Tensor:

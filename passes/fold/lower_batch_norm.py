@@ -88,7 +88,7 @@ def normal_form(source: fx.Node, map_: Affine, node: fx.Node, ops: Sequence[fx.N
     for op, vector, part in ((aten.mul.Tensor, map_.scale, "scale"), (aten.add.Tensor, map_.shift, "shift")):
         if not bool((vector != (part == "scale")).any()):
             continue
-        if map_.axis is None:
+        if map_.axis is None or (dtype == wide and not bool((vector != vector[0]).any())):
             result = Call(op, (result, float(vector[0])))
             continue
         operand = broadcast(vector, map_.axis, value(node).dim()).to(wide).contiguous()

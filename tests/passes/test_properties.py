@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from random_programs import programs
 from rewriting import op_names, random_inputs, relative_error, run
 
@@ -20,6 +20,7 @@ from planish.passes.manager import run_passes
 FOLD = (FoldConstants(), FoldAffineBackward(), FoldAffineForward(), LowerBatchNorm())
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(programs())
 def test_folding_keeps_the_function_and_is_done_at_once(text: str) -> None:
     before, _ = erase_dead(parse_program(text))
@@ -39,6 +40,7 @@ def test_folding_keeps_the_function_and_is_done_at_once(text: str) -> None:
     assert len(left) <= batch_norms
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(programs("f32", length=20))
 def test_grouping_changes_no_bit(text: str) -> None:
     before, _ = erase_dead(parse_program(text))

@@ -8,7 +8,7 @@ from rewriting import check_docstring, op_names, refusal, rewritten
 
 from planish.ir.text import parse_program
 from planish.passes.fold import fold_affine_backward
-from planish.passes.fold.fold_affine_backward import FoldAffineBackward
+from planish.passes.fold.fold_affine_backward import LONGEST_WAY, FoldAffineBackward
 
 FOLD = FoldAffineBackward()
 
@@ -575,3 +575,24 @@ def test_both_batch_norms_of_a_run_are_reported() -> None:
         ("one",): "its producer r is not linear",
         ("two",): "its producer r is not linear",
     }
+
+
+def test_a_long_run_of_affines_is_one() -> None:
+    lines = ["%y0: f64[1, 2, 6] = mul.Tensor(%a, 0.999)"]
+    lines += [f"%y{i}: f64[1, 2, 6] = {'mul' if i % 2 else 'add'}.Tensor(%y{i - 1}, 0.999)" for i in range(1, 400)]
+    after, applied, _ = rewritten(FOLD, f"{CONVS}{A}" + "\n".join(lines) + "\nreturn %y399 }")
+    assert op_names(after) == ["convolution"]
+    assert len(applied) == 1
+
+
+def test_refuses_a_way_that_is_too_long() -> None:
+    lines, last = [], "%a"
+    for i in range(LONGEST_WAY):
+        lines.append(f"%c{i}: f64[1, 2, 6] = convolution(%x, @w, none, [1], [0], [1], false, [0], 1)")
+        lines.append(f"%s{i}: f64[1, 2, 6] = add.Tensor({last}, %c{i})")
+        last = f"%s{i}"
+    text = (
+        f"{CONVS}@k: f64[2, 1]\n{A}" + "\n".join(lines) + f"\n%y: f64[1, 2, 6] = mul.Tensor({last}, @k)\nreturn %y }}"
+    )
+    reason = refusal(FOLD, text)
+    assert reason.endswith(f"the way back to the weights is longer than {LONGEST_WAY} ops")
