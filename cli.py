@@ -24,6 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 and the signal's number, as shells count."""
+
 File = Annotated[str, typer.Argument(metavar="FILE", help="A file that `planish compile` wrote.")]
 Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores this process may use by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
@@ -37,13 +40,13 @@ def main() -> NoReturn:
 def status(arguments: Sequence[str]) -> int:
     """Run a command line; errors are two sentences on standard error, never a traceback."""
     try:
-        return int(app(list(arguments), standalone_mode=False) or 0)
+        code = int(app(list(arguments), standalone_mode=False) or 0)
+        return _interrupted() if code == INTERRUPTED else code
     except PlanishError as error:
         return _fail(error)
     except (KeyboardInterrupt, typer.Abort):
-        print("planish: interrupted; nothing was written.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
+        return _interrupted()
+    except SystemExit:  # typer's answer to a reader of our output that is gone, as in `planish inspect x | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -51,6 +54,12 @@ def status(arguments: Sequence[str]) -> int:
             error.show()
             return int(error.exit_code)
         return _fail(_defect(error))
+
+
+def _interrupted() -> int:
+    """After Ctrl-C; typer reports it as an exit status or as Abort, depending on its version."""
+    print("planish: interrupted; no file is half-written.", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _fail(error: PlanishError) -> int:

@@ -261,11 +261,12 @@ def test_run_needs_no_torch(small_file: Path, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_nothing(nets: str, tmp_path: Path) -> None:
     (tmp_path / f"{nets}.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
     command = [sys.executable, "-m", "planish.cli", "compile", f"{nets}:net", "-o", "o.planish", "--input", X]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "loading\n"
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=30)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "loading\n"
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=30)
     assert child.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
@@ -274,9 +275,9 @@ def test_ctrl_c_leaves_nothing(nets: str, tmp_path: Path) -> None:
 
 def test_a_closed_pipe_is_no_error(small_file: Path) -> None:
     command = [sys.executable, "-m", "planish.cli", "inspect", str(small_file), "--json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    child.stdout.close()
-    assert child.stderr is not None
-    assert child.stderr.read() == ""
-    assert child.wait(timeout=30) == 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == ""
+        assert child.wait(timeout=30) == 0
