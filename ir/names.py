@@ -16,6 +16,8 @@ class WeightNames:
     def add(self, wish: str, tensor: torch.Tensor) -> str:
         """Store the tensor and return its name; equal bytes under an equal name are stored once."""
         stem = wish.strip(".") or "constant"
+        if not self.weights.keys().isdisjoint(_folders(stem)):
+            stem = stem.replace(".", "_")  # a constant cannot hold others
         name, count = stem, 0
         while not self._free(name):
             if name in self.weights and same_bytes(self.weights[name], tensor):
