@@ -17,10 +17,10 @@ from torch import fx
 from ...errors import CodegenError
 from ...ir.program import Program, Region
 from .cost import region_bytes, region_flops
+from .generic.template import convert_layout
 from .hint import preferred_layouts
 from .kernels.templates import TEMPLATES
 from .plan import PLAIN, Kernel, Layout, PackedWeight, Plan, Step, Value
-from .schedule.generic import convert_layout
 from .symbol import kernel_symbol
 from .target import Target
 from .template import Lowered, Packed, Refused, Task, Template, Wants
@@ -88,7 +88,7 @@ class _Lowering:
         for node in self.program.graph.output_node().args[0]:  # type: ignore[union-attr]
             assert isinstance(node, fx.Node)
             if node.op == "get_attr":
-                outputs.append(self._weight(str(node.target), Packed(0, "", np.ascontiguousarray)))
+                outputs.append(self._weight(str(node.target), Packed(0, "", _as_it_is)))
             else:
                 outputs.append(self._as_layout(self.home[node], (PLAIN,)))
         self.plan.outputs = tuple(outputs)
@@ -99,8 +99,8 @@ class _Lowering:
         calls = [n for n in region.body.nodes if n.op == "call_function"]
         if source.op == "get_attr" or any("reshape" not in str(n.target) for n in calls):
             return False
-        value = replace(_value(node), name=node.name)
         base = self._as_layout(self.home[source], (PLAIN,))
+        value = replace(_value(node), external=self.plan.values[base].external)
         self.plan.values[value.name] = value
         self.home[node] = value.name
         self.plan.steps.append(Step("", (base,), value.name, region.name, "view", region.layers))
@@ -165,7 +165,7 @@ class _Lowering:
         return symbol
 
     def _argument(self, arg: int | Packed, task: Task, nodes: Sequence[fx.Node]) -> str:
-        packed = arg if isinstance(arg, Packed) else Packed(arg, "", np.ascontiguousarray)
+        packed = arg if isinstance(arg, Packed) else Packed(arg, "", _as_it_is)
         if packed.position in task.constants:
             return self._weight(str(nodes[packed.position].target), packed)
         return task.inputs[packed.position].name
@@ -176,13 +176,18 @@ class _Lowering:
         return name
 
 
+def _as_it_is(array: np.ndarray) -> np.ndarray:
+    """Row-major; unlike `ascontiguousarray` this keeps 0-dimensional arrays."""
+    return np.asarray(array, order="C")
+
+
 def task_key(task: Task) -> tuple[object, ...]:
     """Equal for tasks that get the same kernel: the body's ops, arguments and shapes, but no names."""
     index: dict[fx.Node, int] = {}
     body: list[object] = []
     for node in task.region.body.nodes:
         index[node] = len(index)
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{index[n]}")  # noqa: B023
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{index[n]}")
         val = node.meta.get("val")
         body.append(
             (

@@ -1,0 +1,1 @@
+"""The generic scheduler: any region, as loops over stages."""

@@ -1,0 +1,159 @@
+"""How stages read memory: which axis to make the vector axis, and which leading axes all stages share.
+
+The cost of an axis is that of one vector's worth of elements: a unit-stride load costs 1, a broadcast ½, a gather
+as much as its lanes; vectors that are not full cost as much as full ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..compat import tirx, tvm
+from ..kernels.emit import Expr
+from .region import RegionBuilder, aside
+from .stage import Stage
+
+_MAX_WASTE = 16.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The vector axis: a physical spatial one, or a reduce one; `order` is that of the spatial loops."""
+
+    spatial: int | None
+    reduce: int | None
+    order: tuple[int, ...]
+
+
+def choose_axis(b: RegionBuilder, stage: Stage, fixed: int, lanes: int) -> Axis:
+    """The cheapest vector axis of a stage whose first `fixed` axes are given."""
+    extents = stage.domain.extents
+    every = tuple(range(len(extents)))
+    blocked = len(extents) > len(stage.shape)
+    spatial = [every[-1]] if blocked else [d for d in every if d >= fixed and extents[d] > 1 and d != stage.scan]
+    reduce = [] if blocked else [d for d, e in enumerate(stage.reduce) if e > 1]
+    options: list[tuple[float, int, Axis]] = []
+    for d in spatial:
+        strides = _strides(b, stage, d, None, lanes)
+        order = _order(b, stage, every, d, strides, fixed, lanes)
+        options.append((_cost(stage, strides, extents[d], lanes, d), -d, Axis(d, None, order)))
+    for d in reduce:
+        strides = _strides(b, stage, None, d, lanes)
+        options.append((_cost(stage, strides, stage.reduce[d], lanes, None) * 1.5, 0, Axis(None, d, every)))
+    return min(options, key=lambda o: o[:2])[2] if options else Axis(None, None, every)
+
+
+def _cost(stage: Stage, strides: Sequence[int | None], extent: int, lanes: int, d: int | None) -> float:
+    full = lanes * -(-extent // lanes) / extent
+    cost = sum(1.0 if s == 1 else 0.5 if s == 0 else float(lanes) for s in strides) + 1.0
+    if d is not None and stage.combine is None and any(e > 1 for e in stage.domain.extents[d + 1 :]):
+        cost += 2.0 * lanes
+    return cost * min(full, _MAX_WASTE)
+
+
+def _order(
+    b: RegionBuilder,
+    stage: Stage,
+    every: tuple[int, ...],
+    d: int,
+    strides: Sequence[int | None],
+    fixed: int,
+    lanes: int,
+) -> tuple[int, ...]:
+    """Loop order: an axis along which gathered lines are contiguous goes innermost, so that lines are used up."""
+    if all(s in (0, 1) for s in strides):
+        return every
+    for t in reversed([x for x in every if x >= fixed and x != d and stage.domain.extents[x] > 1]):
+        if 1 in _strides(b, stage, t, None, lanes):
+            return (*(x for x in every if x != t), t)
+    return every
+
+
+def _strides(b: RegionBuilder, stage: Stage, spatial: int | None, reduce: int | None, lanes: int) -> list[int | None]:
+    """Distance in memory of two neighbouring lanes, for every read; None if it is no constant."""
+    analyzer = b.f.analyzer
+    position = [_variable(analyzer, e) for e in stage.domain.extents]
+    r = [_variable(analyzer, e) for e in stage.reduce]
+    flats: list[list[Expr]] = []
+    source: list[Expr] = position if spatial is not None else r
+    axis = spatial if spatial is not None else reduce
+    assert axis is not None
+    extent = (stage.domain.extents if spatial is not None else stage.reduce)[axis]
+    block = _variable(analyzer, max(1, extent // lanes))
+    for lane in (0, 1):
+        source[axis] = block * lanes + lane if extent > lanes else lane
+        flats.append(_flat_reads(b, stage, position, r))
+    result: list[int | None] = []
+    for first, second in zip(*flats, strict=True):
+        step = analyzer.simplify(second - first)
+        result.append(int(step) if isinstance(step, (int, tirx.IntImm)) else None)
+    return result
+
+
+def _variable(analyzer: Expr, extent: int) -> Expr:
+    if extent == 1:
+        return 0
+    var = tirx.Var("i", "int32")
+    analyzer.bind(var, tvm.ir.Range(0, extent))
+    return var
+
+
+def _flat_reads(b: RegionBuilder, stage: Stage, position: Sequence[Expr], r: Sequence[Expr]) -> list[Expr]:
+    """Flat offset of each element that one element of the stage reads."""
+    b.loads, b.reads = [], []
+    try:
+        with aside():
+            stage.value(stage.domain.logical(list(position)), list(r))
+        flat = [_flatten(where, [int(e) for e in buffer.shape]) for buffer, where in b.loads]
+        flat += [_flatten(read.domain.physical(where), read.domain.extents) for read, where in b.reads]
+        return flat
+    finally:
+        b.loads = b.reads = None
+
+
+def _flatten(index: Sequence[Expr], extents: Sequence[int]) -> Expr:
+    flat: Expr = tirx.const(0, "int32")
+    for i, extent in zip(index, extents, strict=True):
+        flat = flat * extent + i
+    return flat
+
+
+def row_prefix(b: RegionBuilder) -> int:
+    """How many leading axes every stage shares with the result, and reads the others at just its own."""
+    out = b.stages[-1]
+    best = 1 if len(out.domain.extents) > len(out.shape) else len(out.shape)
+    for stage in b.stages:
+        same = [a == c for a, c in zip(stage.shape, out.shape, strict=False)]
+        if stage.scan is not None:
+            best = min(best, stage.scan)
+        best = min(best, same.index(False) if False in same else len(same))
+        position = [tirx.Var("i", "int32") for _ in stage.domain.extents]
+        b.loads, b.reads = [], []
+        try:
+            with aside():
+                stage.value(stage.domain.logical(list(position)), [tirx.Var("r", "int32") for _ in stage.reduce])
+            for _, index in b.reads:
+                best = min(best, _common(stage.domain.extents, position, index))
+        finally:
+            b.loads = b.reads = None
+    row = [e for e in out.domain.extents]
+    while best > 1 and _product(row[best:]) * max(1, *(_product(s.reduce) for s in b.stages)) < 64:
+        best -= 1
+    return best
+
+
+def _common(extents: Sequence[int], position: Sequence[Expr], index: Sequence[Expr]) -> int:
+    count = 0
+    for extent, mine, theirs in zip(extents, position, index, strict=False):
+        if extent > 1 and not (isinstance(theirs, tirx.Var) and theirs.same_as(mine)):
+            break
+        count += 1
+    return count
+
+
+def _product(values: Sequence[int]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result

@@ -1,0 +1,263 @@
+"""The generic scheduler: stages to loops. Every stage gets a vector axis, everything gets one parallel loop.
+
+Two shapes of code. Where all stages agree on their leading axes (softmax, layer norm), one parallel loop walks these
+rows and each stage is computed into scratch that stays in the first-level cache:
+
+    parallel row:  for stage in stages: stage[row, ...]
+
+Otherwise each stage is a loop nest of its own. Sums over a contiguous axis run in lane-wide partial sums, combined
+in a fixed order: the result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from ..compat import tirx
+from ..kernels.emit import Expr
+from .access import Axis, choose_axis, row_prefix
+from .region import PARALLEL_ELEMENTS, RegionBuilder
+from .stage import Stage
+
+_TASKS = 64
+_WIDE = 4
+
+
+class Nest:
+    """Emits the loops of one region."""
+
+    def __init__(self, builder: RegionBuilder) -> None:
+        """The builder's last stage is the region's result."""
+        self.b = builder
+        self.f = builder.f
+        self.stages = builder.stages
+        self.threads = self.f.task.target.threads
+
+    def emit(self) -> None:
+        """Rows where possible, else one nest a stage."""
+        *inner, out = self.stages
+        out.buffer = self.f.output
+        prefix = row_prefix(self.b) if inner else 0
+        extents = out.domain.extents
+        rows = prod(extents[:prefix])
+        if prefix and rows >= 2 * self.threads:
+            self._rows(inner, out, prefix, rows)
+            return
+        for stage in inner:
+            stage.buffer = self.f.scratch(stage.domain.extents or (1,), stage.dtype)
+            self._stage(stage, [], parallel=True)
+        self._stage(out, [], parallel=True)
+
+    def _rows(self, inner: Sequence[Stage], out: Stage, prefix: int, rows: int) -> None:
+        work = sum(prod(s.domain.extents) * prod(s.reduce) for s in self.stages)
+        loop = self.f.parallel if work > PARALLEL_ELEMENTS else self.f.serial
+        with loop(rows) as row:
+            fixed = self.f.unravel(row, out.domain.extents[:prefix])
+            for stage in inner:
+                stage.prefix = prefix
+                stage.buffer = self.f.scratch(stage.domain.extents[prefix:] or (1,), stage.dtype)
+                self._stage(stage, fixed, parallel=False)
+            self._stage(out, fixed, parallel=False)
+
+    def _stage(self, stage: Stage, fixed: list[Expr], parallel: bool) -> None:
+        """One stage: choose its vector axis, open the outer loops, then the body."""
+        lanes = self.f.task.target.lanes
+        axis = choose_axis(self.b, stage, len(fixed), lanes)
+        extents = stage.domain.extents
+        outer = [d for d in axis.order if d >= len(fixed) and d != axis.spatial and d != stage.scan]
+        counts = [extents[d] for d in outer]
+        width, blocks = self._blocks(stage, axis)
+        body = self._body(stage, axis, width)
+        work = prod(extents[len(fixed) :]) * prod(stage.reduce)
+
+        def finish(position: dict[int, Expr], block: Expr) -> None:
+            body([*fixed, *(position.get(d, 0) for d in range(len(fixed), len(extents)))], block)
+
+        if not parallel or work <= PARALLEL_ELEMENTS:
+            self._serial(outer, counts, blocks, {}, finish)
+            return
+        self._parallel(outer, counts, blocks, finish)
+
+    def _parallel(
+        self, outer: list[int], counts: list[int], blocks: int, finish: Callable[[dict[int, Expr], Expr], None]
+    ) -> None:
+        """Fuse as many outer loops as make enough tasks, vector blocks last."""
+        split = next((k for k in range(len(counts) + 1) if prod(counts[:k]) >= _TASKS * self.threads), len(counts))
+        tasks = prod(counts[:split])
+        if tasks >= 4 * self.threads or blocks == 1:
+            with self.f.parallel(tasks) as task:
+                taken = dict(zip(outer[:split], self.f.unravel(task, counts[:split]), strict=True))
+                self._serial(outer[split:], counts[split:], blocks, taken, finish)
+            return
+        with self.f.parallel(tasks * blocks) as task:
+            *index, block = self.f.unravel(task, [*counts, blocks])
+            finish(dict(zip(outer, index, strict=True)), block)
+
+    def _serial(
+        self,
+        outer: Sequence[int],
+        counts: Sequence[int],
+        blocks: int,
+        taken: dict[int, Expr],
+        finish: Callable[[dict[int, Expr], Expr], None],
+    ) -> None:
+        if outer:
+            if counts[0] == 1:
+                self._serial(outer[1:], counts[1:], blocks, {**taken, outer[0]: 0}, finish)
+                return
+            with self.f.serial(counts[0]) as i:
+                self._serial(outer[1:], counts[1:], blocks, {**taken, outer[0]: i}, finish)
+        elif blocks == 1:
+            finish(taken, 0)
+        else:
+            with self.f.serial(blocks) as block:
+                finish(taken, block)
+
+    def _blocks(self, stage: Stage, axis: Axis) -> tuple[int, int]:
+        """(lanes of a vector, vectors along the axis) for a spatial axis."""
+        if axis.spatial is None:
+            return 1, 1
+        extent = stage.domain.extents[axis.spatial]
+        lanes = self.f.task.target.lanes
+        wide = lanes * _WIDE if stage.reduce and extent % (lanes * _WIDE) == 0 else lanes
+        width = min(extent, wide)
+        return width, -(-extent // width)
+
+    def _body(self, stage: Stage, axis: Axis, width: int) -> Callable[[list[Expr], Expr], None]:
+        """What runs for each outer index and vector block."""
+        if axis.reduce is not None:
+            return lambda position, _: self._lane_sums(stage, position, axis.reduce)
+
+        def body(position: list[Expr], block: Expr) -> None:
+            if axis.spatial is None:
+                self._vector(stage, position, None, 0, 1)
+                return
+            start = block * width
+            full, last = self._widths(stage, axis.spatial, width, position)
+
+            def piece(n: int) -> Callable[[], None]:
+                return lambda: self._vector(stage, position, axis.spatial, start, n)
+
+            if full is None:
+                piece(width)()
+            else:
+                where = full(block)
+                cases: list[tuple[Expr, Callable[[], None]]] = [(where, piece(width)), (True, piece(last))]
+                self.f.branches(cases)
+
+        return body
+
+    def _widths(
+        self, stage: Stage, d: int, width: int, position: Sequence[Expr]
+    ) -> tuple[Callable[[Expr], Expr] | None, int]:
+        """When a vector is full, and how many lanes the last one has: an axis need not be a multiple of lanes."""
+        extents = stage.domain.extents
+        channels = stage.shape[1] if len(stage.shape) > 1 else 0
+        if len(extents) > len(stage.shape):  # blocked: lanes past the last channel are left alone
+            rest = channels % extents[-1]
+            if rest == 0:
+                return None, 0
+            if extents[1] == 1:
+                return (lambda block: False), rest
+            return (lambda block: position[1] < extents[1] - 1), rest
+        rest = extents[d] % width
+        if rest == 0:
+            return None, 0
+        blocks = -(-extents[d] // width)
+        return (lambda block: block < blocks - 1), rest
+
+    def _vector(self, stage: Stage, position: Sequence[Expr], d: int | None, start: Expr, n: int) -> None:
+        """Compute `n` neighbours along axis `d` and store them."""
+
+        def at(v: Expr) -> list[Expr]:
+            return [start + v if i == d else p for i, p in enumerate(position)]
+
+        if stage.combine is None:
+            with self.f.lanes(n) as v:
+                self._put(stage, at(v), stage.value(stage.domain.logical(at(v)), ()))
+            return
+        acc = self.f.vector(n, stage.dtype)
+        with self.f.lanes(n) as v:
+            self.f.store(acc, tirx.const(stage.initial, stage.dtype), [v])
+        if stage.scan is not None:
+            self._scan(stage, position, at, acc, n)
+            return
+
+        def accumulate(r: Sequence[Expr]) -> None:
+            with self.f.lanes(n) as v:
+                value = stage.value(stage.domain.logical(at(v)), r)
+                self.f.store(acc, stage.combine(acc[v], self._cast(value, stage.dtype)), [v])  # type: ignore[misc]
+            self.b.forget()
+
+        self._reduce_loops(stage.reduce, (), accumulate)
+        with self.f.lanes(n) as v:
+            self._put(stage, at(v), acc[v])
+
+    def _scan(self, stage: Stage, position: Sequence[Expr], at: Callable[[Expr], list[Expr]], acc: Any, n: int) -> None:
+        assert stage.scan is not None
+        assert stage.combine is not None
+        with self.f.serial(stage.domain.extents[stage.scan]) as i, self.f.lanes(n) as v:
+            here = at(v)
+            here[stage.scan] = i
+            value = self._cast(stage.value(here, ()), stage.dtype)
+            self.f.store(acc, stage.combine(acc[v], value), [v])
+            self._put(stage, here, acc[v])
+
+    def _reduce_loops(
+        self, extents: Sequence[int], index: tuple[Expr, ...], body: Callable[[Sequence[Expr]], None]
+    ) -> None:
+        if not extents:
+            body(index)
+        elif extents[0] == 1:
+            self._reduce_loops(extents[1:], (*index, 0), body)
+        else:
+            with self.f.serial(extents[0]) as r:
+                self._reduce_loops(extents[1:], (*index, r), body)
+
+    def _lane_sums(self, stage: Stage, position: Sequence[Expr], d: int | None) -> None:
+        """Aggregate along a contiguous axis: lane-wide partial results, then a tree over the lanes."""
+        assert d is not None
+        assert stage.combine is not None
+        combine, lanes, extent = stage.combine, self.f.task.target.lanes, stage.reduce[d]
+        width = lanes * _WIDE if extent >= 2 * lanes * _WIDE else lanes if extent >= lanes else 1
+        index = stage.domain.logical(position)
+        acc = self.f.vector(width, stage.dtype)
+        with self.f.lanes(width) as v:
+            self.f.store(acc, tirx.const(stage.initial, stage.dtype), [v])
+
+        def add(r: Sequence[Expr], start: Expr, n: int) -> None:
+            with self.f.lanes(n) as v:
+                where = [start + v if i == d else x for i, x in enumerate(r)]
+                value = self._cast(stage.value(index, where), stage.dtype)
+                self.f.store(acc, combine(acc[v], value), [v])
+            self.b.forget()
+
+        def along(r: Sequence[Expr]) -> None:
+            done = 0
+            for n in dict.fromkeys((width, min(width, lanes), 1)):
+                count = (extent - done) // n
+                if count == 1:
+                    add(r, done, n)
+                elif count > 1:
+                    with self.f.serial(count) as k:
+                        add(r, done + k * n, n)
+                done += count * n
+
+        self._reduce_loops([1 if i == d else e for i, e in enumerate(stage.reduce)], (), along)
+        while width > 1:
+            width //= 2
+            with self.f.lanes(width) as v:
+                self.f.store(acc, combine(acc[v], acc[width + v]), [v])
+        self._put(stage, position, acc[0])
+
+    def _put(self, stage: Stage, position: Sequence[Expr], value: Expr) -> None:
+        """Store one element (of a vector) at its physical position."""
+        where = list(position)[stage.prefix :] or [0] * len(stage.buffer.shape)
+        self.f.store(stage.buffer, self._cast(value, stage.dtype), [self.f.simplify(i) for i in where])
+        self.b.forget()
+
+    @staticmethod
+    def _cast(value: Expr, dtype: str) -> Expr:
+        return value if str(value.ty.dtype) == dtype else tirx.Cast(dtype, value)

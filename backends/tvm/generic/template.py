@@ -1,0 +1,116 @@
+"""The template that takes every region whose ops have builders: the last to be asked, and the fallback for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from ....ir.program import Region
+from ..kernels.emit import Function, Operands
+from ..ops.pointwise import evaluate, is_pointwise
+from ..plan import PLAIN, Layout, Value
+from ..target import Target
+from ..template import Lowered, Refused, Task, Wants
+from ..views import broadcast_index, dtype_of, shape_of
+from .builders import BUILDERS
+from .nest import Nest
+from .region import RegionBuilder
+from .stage import Domain, Field
+
+DTYPES = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+"""Element types that kernels read and write."""
+
+
+@dataclass(frozen=True)
+class Generic:
+    """Loops over stages, scheduled by structure."""
+
+    name: str = "generic"
+
+    def wants(self, task: Task) -> Wants | Refused:
+        """Inputs in any layout; the output blocked if its readers like that, or if all it reads is blocked."""
+        for node in task.region.body.nodes:
+            if node.op == "call_function" and node.target not in BUILDERS and not is_pointwise(node):
+                return Refused(f"no builder for {node.target}")
+        return Wants({}, output_layout(task))
+
+    def emit(self, task: Task) -> Lowered:
+        """Build fields and stages, then their loops."""
+        layout = output_layout(task)
+        region = task.region
+        used = tuple(i for i, p in enumerate(region.placeholders) if p.users)
+        with Function(task, layout, Operands(used, {})) as f:
+            builder = RegionBuilder(f)
+            for position, node in enumerate(region.placeholders):
+                builder.fields[node] = builder.placeholder(node, position)
+            for node in region.body.nodes:
+                if node.op == "call_function":
+                    builder.fields[node] = builder.once(node, _field(builder, node))
+            _finish(builder, region.result, Domain(task.output.shape, layout))
+            Nest(builder).emit()
+        return Lowered(f.func, f.args, layout)
+
+
+def _field(builder: RegionBuilder, node: fx.Node) -> Field:
+    if node.target in BUILDERS:
+        return BUILDERS[node.target](builder, node)
+
+    def at(index: list[object]) -> object:
+        return evaluate(node, lambda a: builder[a].at(broadcast_index(index, builder[a].shape)))
+
+    return builder.field(shape_of(node), dtype_of(node), at)  # type: ignore[arg-type]
+
+
+def _finish(builder: RegionBuilder, result: fx.Node, domain: Domain) -> None:
+    """Make the result the last stage; a plain aggregate is stored as it is."""
+    field = builder.fields[result]
+    if builder.stages and field is builder.stages[-1] and domain.layout == PLAIN:
+        return
+    last = builder.stages[-1] if builder.stages else None
+    if last is not None and field is last:
+        last.domain = domain
+        return
+    builder.store(field, domain)
+
+
+def output_layout(task: Task) -> Layout:
+    """Blocked where readers like it, or where everything of that shape is blocked already."""
+    blocked = f"c{task.target.block}"
+    shape = task.output.shape
+    if len(shape) not in (3, 4, 5):
+        return PLAIN
+    if task.hint == blocked:
+        return blocked
+    alike = [v.layout for i, v in enumerate(task.inputs) if i not in task.constants and len(v.shape) == len(shape)]
+    pointwise = task.region.kind == "pointwise" and all(v.shape == shape or 1 in v.shape for v in task.inputs)
+    return blocked if pointwise and alike and all(x == blocked for x in alike) else PLAIN
+
+
+def supports(node: fx.Node) -> Refused | None:
+    """None if a call of a NORMALIZED graph can be lowered: what no template takes, this one does."""
+    values = [node.meta["val"], *(n.meta["val"] for n in node.all_input_nodes)]
+    for value in values:
+        dtype = str(getattr(value, "dtype", "a tuple")).removeprefix("torch.")
+        if dtype not in DTYPES:
+            return Refused(f"values of {dtype} have no kernels")
+    if node.target in BUILDERS or is_pointwise(node):
+        return None
+    return Refused("no kernel computes this operator")
+
+
+def convert_layout(value: Value, layout: Layout, target: Target) -> Any:
+    """A kernel that copies `value` into another layout."""
+    graph = fx.Graph()
+    node = graph.placeholder("x")
+    node.meta["val"] = torch.empty(value.shape, dtype=getattr(torch, value.dtype), device="meta")
+    graph.output(node)
+    region = Region("layout", "layout", graph, None, ())
+    task = Task(region, (value,), frozenset(), replace(value, layout=layout, external=False), target)
+    with Function(task, layout, Operands((0,), {})) as f:
+        builder = RegionBuilder(f)
+        builder.store(builder.placeholder(node, 0), Domain(value.shape, layout))
+        Nest(builder).emit()
+    return f.func
