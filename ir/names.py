@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+_TAKEN = frozenset(dir(torch.nn.Module()))
+"""Attributes that a GraphModule has itself, such as `half` or `training`."""
+
 
 class WeightNames:
     """Adds tensors to a weights dict under names that can all be attributes of one module tree."""
@@ -29,7 +32,8 @@ class WeightNames:
         return name
 
     def _free(self, name: str) -> bool:
-        return name not in self.weights and name not in self.folders and self.weights.keys().isdisjoint(_folders(name))
+        taken = name in self.weights or name in self.folders or not _TAKEN.isdisjoint(name.split("."))
+        return not taken and self.weights.keys().isdisjoint(_folders(name))
 
 
 def same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:

@@ -11,9 +11,9 @@ Every value keeps its bits, except that PyTorch may fuse x + alpha * y.
 
 Before:
     program(%x: f32[2, 3], %m: bool[2, 3]) {
-      @half: f32[] = 0.5
+      @scale: f32[] = 0.5
       %a: f32[2, 3] = rsub.Scalar(%x, 1)
-      %b: f32[2, 3] = mul.Tensor(@half, %a)
+      %b: f32[2, 3] = mul.Tensor(@scale, %a)
       %c: f32[2, 3] = hardtanh(%b, 0.0, 6.0)
       %d: f32[2, 3] = masked_fill.Scalar(%c, %m, -2)
       return %d
