@@ -16,6 +16,7 @@ from torch import fx
 
 from .compat import tirx
 from .kernels.emit import Expr, Function, Operands, PackedArg
+from .ops.lanes import once
 from .ops.pointwise import evaluate, is_pointwise
 from .plan import PLAIN, Layout, block_of, physical_shape
 from .template import Packed, Task
@@ -148,9 +149,8 @@ class Epilogue:
 
     def apply(self, index: Sequence[Expr], value: Expr) -> tuple[list[Expr], Expr]:
         """(index in the region's result, value there) of the anchor's element at `index`."""
-        named: list[tuple[Expr, Expr]] = []
         where: dict[fx.Node, list[Expr]] = {self._anchor: list(index)}
-        values: dict[fx.Node, Expr] = {self._anchor: _name(self._anchor, value, named)}
+        values: dict[fx.Node, Expr] = {self._anchor: _name(self._anchor, value)}
         for node in self._chain:
             source = next(a for a in node.all_input_nodes if a in where)
             if is_view(node):
@@ -159,11 +159,9 @@ class Epilogue:
                 continue
             here = where[node] = where[source]
             found = evaluate(node, partial(self._operand, here=here, values=values))
-            values[node] = _name(node, found, named)
-        result = values[self._task.region.result]
-        for var, bound in reversed(named):
-            result = tirx.Let(var, bound, result)
-        return where[self._task.region.result], result
+            values[node] = _name(node, found)
+        result = self._task.region.result
+        return where[result], values[result]
 
     def at(self, node: fx.Node, index: Sequence[Expr]) -> Expr:
         """The element at `index` of a value that does not depend on the anchor."""
@@ -189,13 +187,9 @@ class Epilogue:
         return [self._f.simplify(i) for i in physical_index(index, layout)]
 
 
-def _name(node: fx.Node, value: Expr, named: list[tuple[Expr, Expr]]) -> Expr:
+def _name(node: fx.Node, value: Expr) -> Expr:
     """A variable for a value that has several readers: expressions are trees."""
-    if len(node.users) < 2:
-        return value
-    var = tirx.Var(node.name, str(value.ty.dtype))
-    named.append((var, value))
-    return var
+    return once(value) if len(node.users) > 1 else value
 
 
 def physical_index(index: Sequence[Expr], layout: Layout) -> list[Expr]:

@@ -78,11 +78,10 @@ def read_attention(task: Task) -> Sdpa | Refused:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Attention:
     """The template: scaled_dot_product_attention with any mask, causal or not."""
 
-    name: str = "attention"
+    name = "attention"
 
     def wants(self, task: Task) -> Wants | Refused:
         """Everything PLAIN."""
@@ -117,7 +116,7 @@ class _Kernel:
     def __init__(self, task: Task, sdpa: Sdpa) -> None:
         self.task, self.sdpa = task, sdpa
         self.lanes = task.target.block
-        limit = accumulators(task.target) * task.target.lanes // self.lanes
+        limit = accumulators(task.target) // max(1, self.lanes // task.target.lanes)
         self.tiles = -(-sdpa.queries // self.lanes)
         self.key_tile = tile_width(sdpa.keys, limit)
         self.value_tile = tile_width(sdpa.width, limit)
@@ -154,7 +153,7 @@ class _Kernel:
         if sdpa.mask is not None and self.mask_position is None:
             self._stage_mask(scores, batch, first, count)
         end = self._end(first)
-        self._over_keys(end, lambda l, width: self._scores(queries, scores, top, batch, tile, first, l, width))
+        self._over_keys(end, lambda key, width: self._scores(queries, scores, top, [*batch, tile], first, key, width))
         self._softmax(scores, top, total, end)
         self._over(
             sdpa.width, self.value_tile, lambda d, width: self._values(scores, result, total, batch, end, d, width)
@@ -195,11 +194,11 @@ class _Kernel:
         assert node is not None
         shape = shape_of(node)
         if len(shape) > 1 and shape[-2] > 1:
-            with f.serial(count) as i, f.serial(self.sdpa.keys) as l:
-                f.store(scores, self._mask_at(node, [*batch, first + i, l]), [l, i])
+            with f.serial(count) as i, f.serial(self.sdpa.keys) as key:
+                f.store(scores, self._mask_at(node, [*batch, first + i, key]), [key, i])
         else:
-            with f.serial(self.sdpa.keys) as l, f.lanes(self.lanes) as v:
-                f.store(scores, self._mask_at(node, [*batch, 0, l]), [l, v])
+            with f.serial(self.sdpa.keys) as key, f.lanes(self.lanes) as v:
+                f.store(scores, self._mask_at(node, [*batch, 0, key]), [key, v])
 
     def _mask_at(self, node: fx.Node, index: list[Expr]) -> Expr:
         value = self.epilogue.at(node, broadcast_index(index, shape_of(node)))
@@ -243,36 +242,30 @@ class _Kernel:
             self.f.when(end == keys, lambda: body(keys // width * width, keys % width))
 
     def _scores(
-        self,
-        queries: Buffer,
-        scores: Buffer,
-        top: Buffer,
-        batch: list[Expr],
-        tile: Expr,
-        first: Expr,
-        l: Expr,
-        width: int,
+        self, queries: Buffer, scores: Buffer, top: Buffer, tile: list[Expr], first: Expr, key: Expr, width: int
     ) -> None:
-        """Scores of some keys with mask, and the largest score so far."""
-        f, sdpa = self.f, self.sdpa
+        """Scores of some keys with mask, and the largest score so far; `tile` is the batch index and the tile's."""
+        f, sdpa, batch = self.f, self.sdpa, tile[:-1]
         acc = Accumulators(f, width, 1, self.lanes, parts=False)
         acc.start(lambda b, v: const(0.0))
         with f.serial(sdpa.depth) as d:
             for i in range(width):
-                key = self.epilogue.at(sdpa.k, [*self._operand(batch, sdpa.k, sdpa.group), l + i, d])
-                acc.add(i, 0, key, queries, (d,))
+                scalar = self.epilogue.at(sdpa.k, [*self._operand(batch, sdpa.k, sdpa.group), key + i, d])
+                acc.add(i, 0, scalar, queries, (d,))
         for i in range(width):
             with f.lanes(self.lanes) as v:
-                score = acc.total(i, 0)[v]
-                if self.mask_position is not None:
-                    shape = self.task.inputs[self.mask_position].shape
-                    score = score + f.weights[0][(*broadcast_index(batch, shape[:-2]), tile, l + i, v)]
-                elif sdpa.mask is not None:
-                    score = score + scores[l + i, v]
+                score = self._masked(acc.total(i, 0)[v], scores, tile, key + i, v)
                 if sdpa.causal:
-                    score = tirx.Select(l + i <= first + v, score, const(float("-inf")))
-                f.store(scores, score, [l + i, v])
-                f.store(top, tirx.max(top[v], scores[l + i, v]), [v])
+                    score = tirx.Select(key + i <= first + v, score, const(float("-inf")))
+                f.store(scores, score, [key + i, v])
+                f.store(top, tirx.max(top[v], scores[key + i, v]), [v])
+
+    def _masked(self, score: Expr, scores: Buffer, tile: list[Expr], key: Expr, v: Expr) -> Expr:
+        """The score plus the mask, which lies packed or where the score will be."""
+        if self.mask_position is not None:
+            shape = self.task.inputs[self.mask_position].shape
+            return score + self.f.weights[0][(*broadcast_index(tile[:-1], shape[:-2]), tile[-1], key, v)]
+        return score if self.sdpa.mask is None else score + scores[key, v]
 
     def _softmax(self, scores: Buffer, top: Buffer, total: Buffer, end: Expr) -> None:
         """Exponentials in place of the scores; `total` becomes one over their sum, 0 for a row without scores."""
@@ -285,9 +278,9 @@ class _Kernel:
         with f.serial(-(-self.sdpa.keys // _SUM) if isinstance(end, int) else tirx.floordiv(end + _SUM - 1, _SUM)) as p:
             self._fill(part, 0.0)
             stop = part_end(f, p, _SUM, end) if isinstance(end, int) else f.let(tirx.min((p + 1) * _SUM, end))
-            with f.serial(stop, p * _SUM) as l, f.lanes(self.lanes) as v:
-                f.store(scores, exp(scores[l, v] - top[v]), [l, v])
-                f.store(part, part[v] + scores[l, v], [v])
+            with f.serial(stop, p * _SUM) as key, f.lanes(self.lanes) as v:
+                f.store(scores, exp(scores[key, v] - top[v]), [key, v])
+                f.store(part, part[v] + scores[key, v], [v])
             with f.lanes(self.lanes) as v:
                 f.store(total, total[v] + part[v], [v])
         with f.lanes(self.lanes) as v:
@@ -306,10 +299,10 @@ class _Kernel:
         acc.start(lambda b, v: const(0.0))
         with f.serial(parts) as part, acc.part():
             stop = part_end(f, part, size, end) if isinstance(end, int) else f.let(tirx.min((part + 1) * size, end))
-            with f.serial(stop, part * size) as l:
+            with f.serial(stop, part * size) as key:
                 for i in range(width):
-                    value = self.epilogue.at(sdpa.v, [*self._operand(batch, sdpa.v, sdpa.group), l, d + i])
-                    acc.add(i, 0, value, scores, (l,))
+                    value = self.epilogue.at(sdpa.v, [*self._operand(batch, sdpa.v, sdpa.group), key, d + i])
+                    acc.add(i, 0, value, scores, (key,))
         for i in range(width):
             with f.lanes(self.lanes) as v:
                 f.store(result, acc.total(i, 0)[v] * total[v], [d + i, v])

@@ -56,11 +56,10 @@ def read_concat(task: Task) -> tuple[int, list[Part]] | Refused:
     return axis, [p for p in parts if p.extent]
 
 
-@dataclass(frozen=True)
 class Concat:
     """The template: cat along any axis."""
 
-    name: str = "concat"
+    name = "concat"
 
     def wants(self, task: Task) -> Wants | Refused:
         """Blocked if the readers like it or all inputs are, and it is along the channels; PLAIN otherwise."""

@@ -15,76 +15,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..plan import PLAIN, Layout
 from ..template import Lowered, Packed, Refused, Task, Wants
 from .accumulate import PART, Accumulators, part_end, parts_of
+from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
 from .tiles import L2_BYTES, Product, Tile, choose
-from .window import Axes, Axis, Run, three_axes
+from .window import Axis, Run
 
 
-@dataclass(frozen=True)
-class Conv:
-    """A convolution's geometry. `axes` has three entries; missing ones are (1 pixel, 1 tap)."""
-
-    batch: int
-    channels: int
-    out_channels: int
-    groups: int
-    axes: Axes
-    x: int
-    w: int
-    bias: int | None
-
-    @property
-    def pointwise(self) -> bool:
-        """Whether each output pixel reads just the input pixel at its own place."""
-        return all(a.kernel == 1 and a.stride == 1 and a.pad == 0 for a in self.axes)
-
-
-def read_conv(task: Task) -> Conv | Refused:
-    """Geometry of the region's convolution, or why no convolution template can take it."""
-    anchor = task.region.anchor_node
-    if anchor is None or anchor.target is not torch.ops.aten.convolution.default:
-        return Refused("not a convolution")
-    args: tuple[Any, ...] = anchor.args
-    stride, padding, dilation, transposed, groups = *args[3:7], args[8]
-    if transposed:
-        return Refused("transposed")
-    places = [_placeholder(task, a) for a in args[:3]]
-    if places[0] is None or places[1] is None:
-        return Refused("its input or weight is computed inside the region")
-    if any(p is not None and p not in task.constants for p in places[1:]):
-        return Refused("its weight or bias is not a constant")
-    if any(task.inputs[p].dtype != "float32" for p in places if p is not None):
-        return Refused("not float32")
-    x, w = task.inputs[places[0]].shape, task.inputs[places[1]].shape
-    out = tuple(int(d) for d in anchor.meta["val"].shape)
-    if len(x) not in (3, 4, 5) or len(stride) != len(x) - 2:
-        return Refused(f"rank {len(x)}")
-    spatial = [Axis(*a) for a in zip(x[2:], out[2:], w[2:], stride, padding, dilation, strict=True)]
-    return Conv(x[0], x[1], out[1], groups, three_axes(spatial), places[0], places[1], places[2])
-
-
-def _placeholder(task: Task, node: Any) -> int | None:
-    return task.region.placeholders.index(node) if node in task.region.placeholders else None
-
-
-@dataclass(frozen=True)
 class ConvDirect:
-    """The template: dense convolutions, and grouped ones whose groups are whole blocks."""
+    """The template: dense convolutions, and grouped ones in vectors that no group's border cuts."""
 
-    name: str = "conv_direct"
+    name = "conv_direct"
 
     def wants(self, task: Task) -> Wants | Refused:
         """Blocked output; the input PLAIN where it has few channels or pixels, blocked otherwise."""
@@ -92,9 +43,8 @@ class ConvDirect:
         if isinstance(conv, Refused):
             return conv
         block = task.target.block
-        per_group = (conv.channels // conv.groups, conv.out_channels // conv.groups)
-        if conv.groups > 1 and any(c % block for c in per_group):
-            return Refused(f"groups of {per_group[0]} to {per_group[1]} channels are no multiples of {block}")
+        if lanes_of(conv, block) < 2:
+            return Refused(f"groups of {conv.out_channels // conv.groups} channels leave nothing to vectorize")
         layout: Layout = f"c{block}"
         anchor: Any = task.region.anchor_node
         if reason := check_epilogue(task, anchor, layout):
@@ -112,13 +62,23 @@ class ConvDirect:
 
 def default_tile(conv: Conv, task: Task) -> Tile:
     """A tile that is good untuned: whole rows of pixels, or all pixels of an image for a pointwise convolution."""
-    block = task.target.block
+    lanes = lanes_of(conv, task.target.block)
     pixels = prod(a.out for a in conv.axes)
     width = pixels if conv.pointwise else conv.axes[2].out
-    blocks = -(-(conv.out_channels // conv.groups) // block)
+    blocks = -(-(conv.out_channels // conv.groups) // lanes)
     depth = conv.channels // conv.groups * prod(a.kernel for a in conv.axes)
     outer = conv.batch * conv.groups * pixels // width
-    return choose(Product(width, blocks, depth, outer, split_rows=conv.pointwise), task.target, block)
+    return choose(Product(width, blocks, depth, outer, split_rows=conv.pointwise), task.target, lanes)
+
+
+def lanes_of(conv: Conv, block: int) -> int:
+    """Output channels in a vector: a block, or the largest part of one that no group's border cuts."""
+    return block if conv.groups == 1 else gcd(block, conv.out_channels // conv.groups)
+
+
+def inner_of(conv: Conv, block: int) -> int:
+    """Input channels that are read in a row: a block, or the largest part of one within group and block."""
+    return min(block, conv.channels) if conv.groups == 1 else gcd(block, conv.channels // conv.groups)
 
 
 class _Place(NamedTuple):
@@ -135,41 +95,41 @@ class _Kernel:
 
     def __init__(self, task: Task, conv: Conv, tile: Tile) -> None:
         self.task, self.tile = task, tile
-        self.block = task.target.block
+        self.layout = f"c{task.target.block}"
+        self.lanes, self.inner = tile.block, inner_of(conv, task.target.block)
         pixels = prod(a.out for a in conv.axes)
         self.flat = conv.pointwise and pixels > 1
         self.conv = conv
         self.axes = (Axis(1, 1), Axis(1, 1), Axis(pixels, pixels)) if self.flat else conv.axes
         self.in_channels = conv.channels // conv.groups
-        self.in_blocks = -(-self.in_channels // self.block)
-        self.out_blocks = -(-conv.out_channels // self.block)
-        self.chunks = self.out_blocks // tile.blocks
+        self.in_blocks = -(-self.in_channels // self.inner)
+        self.chunks = -(-conv.out_channels // self.lanes) // tile.blocks
         self.rows = Rows.plan(self.axes[2], tile.rows, tile.blocks)
 
     def lower(self) -> Lowered:
         """Emit everything."""
         taken = [self.conv.w] + ([] if self.conv.bias is None else [self.conv.bias])
-        operands = plan_operands(self.task, f"c{self.block}", taken)
+        operands = plan_operands(self.task, self.layout, taken)
         weights = [self._pack_weight()]
         if self.conv.bias is not None:
-            weights.append(pack_bias(self.conv.bias, self.out_blocks * self.block, self.block))
-        self.exact = self.conv.out_channels % self.block != 0 and reads_exact_lanes(self.task, operands)
+            weights.append(pack_bias(self.conv.bias, self.chunks * self.tile.columns, self.lanes))
+        self.exact = self.conv.out_channels % self.lanes != 0 and reads_exact_lanes(self.task, operands)
         anchor: Any = self.task.region.anchor_node
-        with Function(self.task, f"c{self.block}", operands, weights) as f:
+        with Function(self.task, self.layout, operands, weights) as f:
             self.f = f
             self.epilogue = Epilogue(f, anchor)
             self.x = self._input_view()
             self._emit()
         choice = {"rows": self.tile.rows, "blocks": self.tile.blocks}
-        return Lowered(f.func, f.args, f"c{self.block}", choice)
+        return Lowered(f.func, f.args, self.layout, choice)
 
     def _input_view(self) -> Buffer:
         """The input as [n, channel or block, d, h, w(, lane)]."""
         value = self.task.inputs[self.conv.x]
         space = tuple(a.size for a in self.axes)
-        channels, lane = (
-            (self.conv.channels, ()) if value.layout == PLAIN else (-(-self.conv.channels // self.block), (self.block,))
-        )
+        block = self.task.target.block
+        plain = value.layout == PLAIN
+        channels, lane = (self.conv.channels, ()) if plain else (-(-self.conv.channels // block), (block,))
         return self.f.alias(self.f.inputs[self.conv.x], (self.conv.batch, channels, *space, *lane))
 
     def _emit(self) -> None:
@@ -206,9 +166,9 @@ class _Kernel:
         """Accumulate one tile and store it."""
         f, width = self.f, run.width if run else 1
         taps = prod(a.kernel for a in self.axes)
-        by_row = taps * min(self.block, self.in_channels) > 2 * PART
-        parts, size = (self.in_blocks, 1) if by_row else parts_of(self.in_blocks, taps * self.block)
-        acc = Accumulators(f, width, self.tile.blocks, self.block, by_row or parts > 1)
+        by_row = taps * self.inner > 2 * PART
+        parts, size = (self.in_blocks, 1) if by_row else parts_of(self.in_blocks, taps * self.inner)
+        acc = Accumulators(f, width, self.tile.blocks, self.lanes, by_row or parts > 1)
         acc.start(lambda b, v: self._initial(at.chunk * self.tile.blocks + b, v))
         (z_low, z_high), (y_low, y_high) = self.axes[0].bounds(at.z), self.axes[1].bounds(at.y)
         with ExitStack() as loops:
@@ -229,11 +189,9 @@ class _Kernel:
 
     def _lanes_of(self, ic: Expr) -> Expr:
         """Input channels in block `ic`: never a lane past the last channel."""
-        if self.in_channels % self.block == 0:
-            return self.block
-        if self.in_blocks == 1:
-            return self.in_channels
-        return self.f.let(tirx.min(self.block, self.in_channels - ic * self.block))
+        if self.in_channels % self.inner == 0:
+            return self.inner
+        return self.f.let(tirx.min(self.inner, self.in_channels - ic * self.inner))
 
     def _multiply(
         self, acc: Accumulators, at: _Place, tap: tuple[Expr, ...], start: Expr, pixels: Iterable[int]
@@ -251,13 +209,14 @@ class _Kernel:
     def _x(self, at: _Place, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
         """One scalar of the input."""
         group = at.chunk // (self.chunks // self.conv.groups) if self.conv.groups > 1 else 0
-        block = group * self.in_blocks + ic
+        first = group * self.in_channels + ic * self.inner
         if self.task.inputs[self.conv.x].layout == PLAIN:
-            return self.x[(at.n, block * self.block + ii, *where)]
-        return self.x[(at.n, block, *where, ii)]
+            return self.x[(at.n, first + ii, *where)]
+        block = self.task.target.block
+        return self.x[(at.n, self.f.simplify(first // block), *where, self.f.simplify(first % block) + ii)]
 
     def _initial(self, block: Expr, v: Expr) -> Expr:
-        return const(0.0) if self.conv.bias is None else self.f.weights[1][block * self.block + v]
+        return const(0.0) if self.conv.bias is None else self.f.weights[1][block * self.lanes + v]
 
     def _finish(self, acc: Accumulators, width: int, at: _Place, start: Expr) -> None:
         """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
@@ -265,10 +224,10 @@ class _Kernel:
         def write(last: bool) -> None:
             for i in range(width):
                 for b in range(self.tile.blocks):
-                    rest = self.conv.out_channels % self.block
-                    lanes = rest if last and b == self.tile.blocks - 1 else self.block
+                    rest = self.conv.out_channels % self.lanes
+                    lanes = rest if last and b == self.tile.blocks - 1 else self.lanes
                     with self.f.lanes(lanes) as v:
-                        channel = (at.chunk * self.tile.blocks + b) * self.block + v
+                        channel = (at.chunk * self.tile.blocks + b) * self.lanes + v
                         self.epilogue.store([at.n, channel, *self._space(at.z, at.y, start + i)], acc.total(i, b)[v])
 
         if self.exact:
@@ -291,21 +250,15 @@ class _Kernel:
 
     def _pack_weight(self) -> PackedArg:
         """[chunk, ic, kd, kh, ii, kw, block, lane], zeros in the lanes past the channels."""
-        block, tile = self.block, self.tile
-        inner = block if self.in_blocks > 1 else self.in_channels
+        lanes, inner, tile = self.lanes, self.inner, self.tile
         kernel = tuple(a.kernel for a in self.axes)
-        dims = (self.chunks, self.in_blocks, kernel[0], kernel[1], inner, kernel[2], tile.blocks, block)
-        outs, ins = self.out_blocks * block, self.in_blocks * inner
+        dims = (self.chunks, self.in_blocks, kernel[0], kernel[1], inner, kernel[2], tile.blocks, lanes)
+        outs, ins = self.chunks * tile.columns, self.in_blocks * inner
 
         def pack(weight: np.ndarray) -> np.ndarray:
             padded = np.zeros((outs, ins, *kernel), weight.dtype)
             padded[: weight.shape[0], : weight.shape[1]] = weight.reshape(*weight.shape[:2], *kernel)
-            split = padded.reshape(self.chunks, tile.blocks, block, self.in_blocks, inner, *kernel)
+            split = padded.reshape(self.chunks, tile.blocks, lanes, self.in_blocks, inner, *kernel)
             return np.ascontiguousarray(split.transpose(0, 3, 5, 6, 4, 7, 1, 2))
 
-        return PackedArg(Packed(self.conv.w, f"Oidhi{inner}w{tile.blocks}o{block}", pack), dims)
-
-
-def pack_bias(position: int, size: int, block: int) -> PackedArg:
-    """A vector over the channels, zeros in the lanes past them."""
-    return PackedArg(Packed(position, f"o{block}", lambda b: np.pad(b, (0, size - b.shape[0]))), (size,))
+        return PackedArg(Packed(self.conv.w, f"Oidhi{inner}w{tile.blocks}o{lanes}", pack), dims)

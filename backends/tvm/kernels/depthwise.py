@@ -8,7 +8,6 @@ Neighbouring pixels of a tile share their loads; weights are packed [channel blo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,17 +16,16 @@ import numpy as np
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..plan import Layout
 from ..template import Lowered, Packed, Refused, Task, Wants
-from .conv_direct import Conv, pack_bias, read_conv
+from .conv import Conv, pack_bias, read_conv
 from .emit import Expr, Function, PackedArg, const
 from .rows import Rows
 from .window import Run
 
 
-@dataclass(frozen=True)
 class Depthwise:
     """The template: as many groups as input and as output channels."""
 
-    name: str = "depthwise"
+    name = "depthwise"
 
     def wants(self, task: Task) -> Wants | Refused:
         """Everything blocked."""

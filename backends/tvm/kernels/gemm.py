@@ -23,7 +23,7 @@ from ..plan import PLAIN, Layout
 from ..template import Lowered, Packed, Refused, Task, Wants
 from ..views import is_view, shape_of
 from .accumulate import Accumulators, part_end, parts_of
-from .conv_direct import pack_bias
+from .conv import pack_bias
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
 from .tiles import L2_BYTES, Product, Tile, choose
@@ -78,11 +78,10 @@ def all_plain(task: Task) -> dict[int, tuple[Layout, ...]]:
     return {i: (PLAIN,) for i in range(len(task.inputs)) if i not in task.constants}
 
 
-@dataclass(frozen=True)
 class Gemm:
     """The template: linear layers with constant weights."""
 
-    name: str = "gemm"
+    name = "gemm"
 
     def wants(self, task: Task) -> Wants | Refused:
         """Everything PLAIN."""

@@ -1,4 +1,6 @@
-"""Products of two activations, batched and broadcast, float32: y[b, m, n] = epilogue(sum over k: p[b, m, k] q[b, k, n]).
+"""Products of two activations, batched and broadcast, float32.
+
+    y[b, m, n] = epilogue(sum over k: p[b, m, k] q[b, k, n])
 
 A task takes some columns of one product: it packs them from `q` into its own scratch, [k][column], and runs all rows
 (or its share of them) past. Both operands are read through their views, so that a transposed or permuted operand costs
@@ -104,11 +106,10 @@ def _transposed(anchor: fx.Node, p: tuple[int, ...], q: tuple[int, ...], out: tu
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Matmul:
     """The template: matmul of two activations, linear with a computed weight."""
 
-    name: str = "matmul"
+    name = "matmul"
 
     def wants(self, task: Task) -> Wants | Refused:
         """Everything PLAIN."""

@@ -82,11 +82,10 @@ def _full(value: Any, rank: int) -> list[int]:
     return listed * rank if len(listed) == 1 else listed
 
 
-@dataclass(frozen=True)
 class Pool:
     """The template: max, average and adaptive average pools."""
 
-    name: str = "pool"
+    name = "pool"
 
     def wants(self, task: Task) -> Wants | Refused:
         """Everything blocked."""

@@ -8,7 +8,6 @@ that the error stays small. The region may compute x pointwise from its inputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -59,11 +58,10 @@ def _sources(task: Task, node: fx.Node) -> list[fx.Node]:
     return found
 
 
-@dataclass(frozen=True)
 class SpatialMean:
     """The template: mean.dim and sum.dim_IntList over all spatial dims."""
 
-    name: str = "spatial_mean"
+    name = "spatial_mean"
 
     def wants(self, task: Task) -> Wants | Refused:
         """Blocked input, PLAIN everything else."""

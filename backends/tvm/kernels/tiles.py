@@ -43,7 +43,7 @@ def accumulators(target: Target) -> int:
 
 def candidates(rows: int, blocks: int, block: int, target: Target) -> Iterator[Tile]:
     """Tiles that fit the registers; `blocks` is divided evenly, so no tile is cut across channels."""
-    limit = accumulators(target) * target.lanes // block
+    limit = accumulators(target) // max(1, block // target.lanes)
     for b in range(1, min(blocks, limit) + 1):
         if blocks % b == 0:
             for r in range(1, min(rows, limit // b) + 1):

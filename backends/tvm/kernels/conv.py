@@ -1,0 +1,68 @@
+"""The geometry of a region's convolution, shared by the templates that take one.
+
+y[n, o, z] = b[o] + sum over c, taps k of z:  x[n, c, z*stride - pad + k*dilation] * w[o, c, k]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..template import Packed, Refused, Task
+from .emit import PackedArg
+from .window import Axes, Axis, three_axes
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution's geometry. `axes` has three entries; missing ones are (1 pixel, 1 tap)."""
+
+    batch: int
+    channels: int
+    out_channels: int
+    groups: int
+    axes: Axes
+    x: int
+    w: int
+    bias: int | None
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output pixel reads just the input pixel at its own place."""
+        return all(a.kernel == 1 and a.stride == 1 and a.pad == 0 for a in self.axes)
+
+
+def read_conv(task: Task) -> Conv | Refused:
+    """Geometry of the region's convolution, or why no convolution template can take it."""
+    anchor = task.region.anchor_node
+    if anchor is None or anchor.target is not torch.ops.aten.convolution.default:
+        return Refused("not a convolution")
+    args: tuple[Any, ...] = anchor.args
+    stride, padding, dilation, transposed, groups = *args[3:7], args[8]
+    if transposed:
+        return Refused("transposed")
+    places = [_placeholder(task, a) for a in args[:3]]
+    if places[0] is None or places[1] is None:
+        return Refused("its input or weight is computed inside the region")
+    if any(p is not None and p not in task.constants for p in places[1:]):
+        return Refused("its weight or bias is not a constant")
+    if any(task.inputs[p].dtype != "float32" for p in places if p is not None):
+        return Refused("not float32")
+    x, w = task.inputs[places[0]].shape, task.inputs[places[1]].shape
+    out = tuple(int(d) for d in anchor.meta["val"].shape)
+    if len(x) not in (3, 4, 5) or len(stride) != len(x) - 2:
+        return Refused(f"rank {len(x)}")
+    spatial = [Axis(*a) for a in zip(x[2:], out[2:], w[2:], stride, padding, dilation, strict=True)]
+    return Conv(x[0], x[1], out[1], groups, three_axes(spatial), places[0], places[1], places[2])
+
+
+def _placeholder(task: Task, node: Any) -> int | None:
+    return task.region.placeholders.index(node) if node in task.region.placeholders else None
+
+
+def pack_bias(position: int, size: int, block: int) -> PackedArg:
+    """A vector over the channels, zeros in the lanes past them."""
+    return PackedArg(Packed(position, f"o{block}", lambda b: np.pad(b, (0, size - b.shape[0]))), (size,))

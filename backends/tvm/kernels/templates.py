@@ -1,0 +1,29 @@
+"""The kernel templates in order of trial. The generic scheduler is last and takes what the others refuse.
+
+template(region) = first t of TEMPLATES with t.wants(region)
+"""
+
+from __future__ import annotations
+
+from ..generic.template import Generic
+from ..template import Template
+from .attention import Attention
+from .concat import Concat
+from .conv_direct import ConvDirect
+from .depthwise import Depthwise
+from .gemm import Gemm
+from .matmul import Matmul
+from .pool import Pool
+from .spatial_mean import SpatialMean
+
+TEMPLATES: tuple[Template, ...] = (
+    Depthwise(),  # before ConvDirect, which would take it with vectors of one lane
+    ConvDirect(),
+    Gemm(),  # before Matmul, which would pack its constant weight at run time
+    Matmul(),
+    Attention(),
+    Pool(),
+    SpatialMean(),
+    Concat(),
+    Generic(),
+)

@@ -1,0 +1,182 @@
+"""Runs one kernel template on one region by hand: no passes, no plan, no artifact.
+
+check(template, fn, inputs): template(fn)(inputs) == fn(inputs), with NaN in every lane that no kernel may read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from compare import assert_close_to_reference
+from torch import fx
+
+from planish.backends.tvm.compat import tirx, tvm
+from planish.backends.tvm.plan import PLAIN, Value, block_of, physical_shape
+from planish.backends.tvm.target import Target
+from planish.backends.tvm.template import Lowered, Packed, Refused, Task, Template
+from planish.ir.program import Region
+
+HOST = Target.host(threads=2)
+aten = torch.ops.aten
+
+
+def make_task(
+    fn: Callable[..., Any],
+    inputs: Sequence[torch.Tensor],
+    constants: Sequence[int] = (),
+    *,
+    kind: str = "other",
+    anchor: Any = None,
+    layouts: dict[int, str] | None = None,
+    target: Target = HOST,
+    external: bool = False,
+    hint: str = PLAIN,
+) -> Task:
+    """A task for the ATen calls of `fn`; `anchor` is the op that is the region's anchor."""
+    graph = fx.Graph()
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    result = fn(*(fx.Proxy(graph.placeholder(f"in{i}"), tracer) for i in range(len(inputs))))
+    graph.output(result.node)
+    fake = [torch.empty_like(t, device="meta") for t in inputs]
+    values: dict[fx.Node, Any] = {}
+    feed = iter(fake)
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            values[node] = next(feed)
+        elif node.op == "call_function":
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)
+        if node.op != "output":
+            node.meta["val"] = values[node]
+    named = next((n.name for n in graph.nodes if n.op == "call_function" and n.target is anchor), None)
+    assert anchor is None or named is not None, f"{anchor} is not called"
+    region = Region("region", kind, graph, named, ("layer",))
+    blocked = layouts or {}
+    described = tuple(
+        Value(f"v{i}", tuple(t.shape), _dtype(t), blocked.get(i, PLAIN), external and i not in constants)
+        for i, t in enumerate(inputs)
+    )
+    made = region.result.meta["val"]
+    output = Value("out", tuple(made.shape), _dtype(made), external=external)
+    return Task(region, described, frozenset(constants), output, target, hint)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def to_layout(array: np.ndarray, layout: str) -> np.ndarray:
+    """A copy in `layout`; lanes past the channels hold NaN (or the largest integer)."""
+    if layout == PLAIN:
+        return array.copy(order="C")  # ascontiguousarray would make a scalar one-dimensional
+    block = block_of(layout)
+    blocks = -(-array.shape[1] // block)
+    fill = np.nan if array.dtype.kind == "f" else 1 if array.dtype.kind == "b" else np.iinfo(array.dtype).max
+    padded = np.full((array.shape[0], blocks * block, *array.shape[2:]), fill, array.dtype)
+    padded[:, : array.shape[1]] = array
+    split = padded.reshape(array.shape[0], blocks, block, *array.shape[2:])
+    return np.ascontiguousarray(np.moveaxis(split, 2, -1))
+
+
+def from_layout(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray:
+    """The logical array, padding lanes dropped."""
+    if layout == PLAIN:
+        return array
+    merged = np.moveaxis(array, -1, 2)
+    return merged.reshape(shape[0], -1, *shape[2:])[:, : shape[1]]
+
+
+def aligned(array: np.ndarray, offset: int = 0) -> Any:
+    """A TVM tensor with a copy of `array`, `offset` bytes past a 64-byte boundary."""
+    import tvm_ffi
+
+    raw = np.empty(array.nbytes + 128, np.uint8)
+    start = -raw.ctypes.data % 64 + offset
+    view = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return tvm_ffi.from_dlpack(view) if array.nbytes else tvm.runtime.tensor(array)
+
+
+@dataclass
+class Built:
+    """A compiled kernel with the task it was made for, in the layouts the template wanted."""
+
+    task: Task
+    lowered: Lowered
+    module: Any
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> np.ndarray:
+        """Call the kernel; the output buffer starts as NaN, so that an element it forgets is found."""
+        offset = 4 if any(v.external for v in self.task.inputs) else 0
+        args = [self._argument(a, inputs, offset) for a in self.lowered.args]
+        out = self.task.output
+        dtype = np.dtype(out.dtype)
+        fill = np.nan if dtype.kind == "f" else 1 if dtype.kind == "b" else np.iinfo(dtype).max
+        empty = np.full(physical_shape(out.shape, self.lowered.output), fill, dtype)
+        result = aligned(empty, 4 if out.external else 0)
+        self.module["main"](*args, result)
+        return from_layout(np.from_dlpack(result), out.shape, self.lowered.output)
+
+    def _argument(self, arg: int | Packed, inputs: Sequence[torch.Tensor], offset: int) -> Any:
+        if isinstance(arg, Packed):
+            return aligned(arg.pack(inputs[arg.position].numpy()))
+        value = self.task.inputs[arg]
+        return aligned(to_layout(inputs[arg].numpy(), value.layout), offset if value.external else 0)
+
+
+def build(template: Template, task: Task) -> Built:
+    """Emit and compile; inputs that come in a layout that the template does not take are converted first."""
+    wants = template.wants(task)
+    assert not isinstance(wants, Refused), wants.reason
+    inputs = list(task.inputs)
+    for position, layouts in wants.inputs.items():
+        if position not in task.constants and inputs[position].layout not in layouts:
+            old = inputs[position]
+            inputs[position] = Value(old.name, old.shape, old.dtype, layouts[0], False)
+    task = Task(task.region, tuple(inputs), task.constants, task.output, task.target, task.hint)
+    lowered = template.emit(task)
+    assert lowered.output == wants.output
+    return Built(task, lowered, tvm.compile(tvm.IRModule({"main": lowered.func}), target=task.target.tvm_target()))
+
+
+def check(
+    template: Template,
+    fn: Callable[..., Any],
+    inputs: Sequence[torch.Tensor],
+    constants: Sequence[int] = (),
+    **options: Any,
+) -> Built:
+    """Build, run and compare with torch in float64."""
+    task = make_task(fn, inputs, constants, **options)
+    built = build(template, task)
+    actual = built.run(inputs)
+    wide = [t.double() if t.is_floating_point() else t for t in inputs]
+    assert_close_to_reference(actual, fn(*wide), fn(*inputs))
+    return built
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Reproducible normal numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def loops(func: Any) -> list[tuple[str, int]]:
+    """(kind, extent) of every loop of a PrimFunc: "serial", "parallel", "vectorized"; extent -1 if not constant."""
+    found: list[tuple[str, int]] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tirx.For):
+            extent = int(node.extent) if isinstance(node.extent, tirx.IntImm) else -1
+            found.append((("serial", "parallel", "vectorized", "unrolled")[int(node.kind)], extent))
+        for name in ("body", "block", "then_case", "else_case", "init"):
+            if getattr(node, name, None) is not None:
+                visit(getattr(node, name))
+        for part in getattr(node, "seq", ()):
+            visit(part)
+
+    visit(func)
+    return found
