@@ -1,1 +1,0 @@
-"""Schedules for whatever has no template."""
