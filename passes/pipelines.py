@@ -27,6 +27,7 @@ from .normalize.decompose_composites import DecomposeComposites
 from .normalize.decompose_resizes import DecomposeResizes
 from .normalize.lift_constants import LiftConstants
 from .normalize.mark_normalized import MarkNormalized
+from .normalize.merge_pads import MergePads
 from .normalize.merge_views import MergeViews
 from .normalize.remove_copies import RemoveCopies
 from .normalize.remove_dead_code import RemoveDeadCode
@@ -47,13 +48,14 @@ NORMALIZE: tuple[Pass, ...] = (
     CanonicalizePools(),  # makes reductions and views
     CanonicalizeReductions(),  # makes casts, reshapes and pointwise formulas
     CanonicalizePads(),  # makes slices and cats
-    CanonicalizeSlices(),  # makes casts, reshapes and selections under masks
     CanonicalizeViews(),  # before copies go: `view` needs strides, `reshape` does not
     CanonicalizeCasts(),  # so that a cast to the same dtype is gone before numbers are read through it
     RemoveCopies(),  # uncovers neighbouring views and constants behind copies
-    LiftConstants(),  # so that numbers made by `full` are seen as numbers
+    LiftConstants(),  # so that numbers made by `full` are seen as numbers, places made by `arange` as places
+    CanonicalizeSlices(),  # after constants are constants: gathers at constant places; makes selections under masks
     CanonicalizePointwise(),  # after all that make pointwise formulas and constants
     RemoveIdentities(),  # after numbers are numbers
+    MergePads(),  # after pads and convolutions have their one spelling, and nothing stands between them
     MergeViews(),  # after all that make views
     RemoveDuplicates(),  # equal calls are spelled equally by now
     RemoveDeadCode(),  # what rewriting left behind
@@ -63,6 +65,7 @@ NORMALIZE: tuple[Pass, ...] = (
 
 FOLD: tuple[Pass, ...] = (
     FoldConstants(),  # first: the passes below scale weights, and an expression of weights is none yet
+    CanonicalizeSlices(),  # gathers whose places were an expression are gathers at constant places now
     CanonicalizeLinear(),  # a product with a matrix that was computed is a linear layer now
     FoldConstants(),  # the transposes this made
     FoldAffineBackward(),  # before forward: a producer takes an affine at no condition on padding

@@ -30,6 +30,7 @@ After:
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -170,21 +171,32 @@ def dim_argument(node: fx.Node, program: Program) -> Verdict:
 
 
 def index(node: fx.Node, program: Program) -> Verdict:
-    """`x[:, places]` with constant places: `index_select`."""
+    """`x[:, rows, columns]` with constant places in neighbouring dimensions: one `index_select`."""
     x, indices = args_of(node)
-    used = [(dim, places) for dim, places in enumerate(indices) if places is not None]
-    if len(used) != 1 or not isinstance(used[0][1], fx.Node):
+    used = [dim for dim, places in enumerate(indices) if places is not None]
+    places = [_places(indices[dim], program) for dim in used]
+    if not used or used != list(range(used[0], used[-1] + 1)) or any(p is None for p in places):
         return None
-    dim, reader = used[0]
-    if reader.op != "get_attr" or value_of(reader).dtype not in (torch.int64, torch.int32):
-        return None
-    places = program.weights[str(reader.target)].to(torch.int64)
-    flat = torch.where(places < 0, places + shape_of(x)[dim], places).reshape(-1)
+    shape, first, last = shape_of(x), used[0], used[-1] + 1
+    flat = torch.zeros((), dtype=torch.int64)
+    for dim, place in zip(used, places, strict=True):
+        assert place is not None  # checked above
+        flat = flat * shape[dim] + torch.where(place < 0, place + shape[dim], place)
     if flat.numel() == 0:
         return None
-    constant = Weight(f"{reader.target}_flat", flat)
-    taken = call(aten.index_select.default, x, dim, constant)
+    rows = call(aten.reshape.default, x, [*shape[:first], math.prod(shape[first:last]), *shape[last:]])
+    source: Expr = rows if len(used) > 1 else x
+    name = f"{indices[first].target}_flat"
+    taken = call(aten.index_select.default, source, first, Weight(name, flat.reshape(-1)))
     return replace_by(node, call(aten.reshape.default, taken, shape_of(node)))
+
+
+def _places(reader: Any, program: Program) -> torch.Tensor | None:
+    """Constant integer places along one dimension."""
+    if not isinstance(reader, fx.Node) or reader.op != "get_attr":
+        return None
+    tensor = program.weights[str(reader.target)]
+    return tensor.to(torch.int64) if tensor.dtype in (torch.int64, torch.int32) else None
 
 
 def flip(node: fx.Node, program: Program) -> Verdict:
