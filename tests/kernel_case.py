@@ -111,15 +111,21 @@ class Built:
 
     def run(self, inputs: Sequence[torch.Tensor]) -> np.ndarray:
         """Call the kernel; the output buffer starts as NaN, so that an element it forgets is found."""
+        result = self.empty_output()
+        self.module["main"](*self.arguments(inputs), result)
+        return from_layout(np.from_dlpack(result), self.task.output.shape, self.lowered.output)
+
+    def arguments(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
+        """What the kernel is called with, but for the output; the caller's buffers lie 4 bytes off."""
         offset = 4 if any(v.external for v in self.task.inputs) else 0
-        args = [self._argument(a, inputs, offset) for a in self.lowered.args]
+        return [self._argument(a, inputs, offset) for a in self.lowered.args]
+
+    def empty_output(self) -> Any:
+        """A buffer for the result, full of NaN."""
         out = self.task.output
         dtype = np.dtype(out.dtype)
         fill = np.nan if dtype.kind == "f" else 1 if dtype.kind == "b" else np.iinfo(dtype).max
-        empty = np.full(physical_shape(out.shape, self.lowered.output), fill, dtype)
-        result = aligned(empty, 4 if out.external else 0)
-        self.module["main"](*args, result)
-        return from_layout(np.from_dlpack(result), out.shape, self.lowered.output)
+        return aligned(np.full(physical_shape(out.shape, self.lowered.output), fill, dtype), 4 if out.external else 0)
 
     def _argument(self, arg: int | Packed, inputs: Sequence[torch.Tensor], offset: int) -> Any:
         if isinstance(arg, Packed):

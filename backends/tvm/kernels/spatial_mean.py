@@ -53,7 +53,8 @@ def _sources(task: Task, node: fx.Node) -> list[fx.Node]:
         at = nodes.pop()
         nodes += at.all_input_nodes
         shape = shape_of(at)
-        if at in task.region.placeholders and len(shape) == len(shape_of(node)) and shape[1] > 1:
+        full = shape_of(node)
+        if at in task.region.placeholders and len(shape) == len(full) and (shape[1] > 1 or shape == full):
             found.append(at)
     return found
 
