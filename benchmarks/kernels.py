@@ -2,7 +2,8 @@
 
     % of peak = (operations / best CPU seconds) / (multiply-adds in registers alone, same run)
 
-Taps in the padding count as operations, though no kernel computes them: hence some figures above 100 %. CPU time of the calling thread is measured, best of many runs, so that other work on the machine disturbs little.
+Taps in the padding count as operations, though no kernel computes them: hence some figures above 100 %. CPU time
+of the calling thread is measured, best of many runs, so that other work on the machine disturbs little.
 Run: TVM_NUM_THREADS=1 python benchmarks/kernels.py [part of a name]
 """
 

@@ -79,7 +79,9 @@ class Lowered:
 class Template(Protocol):
     """One family of kernels."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What reports call it."""
 
     def wants(self, task: Task) -> Wants | Refused:
         """Say which layouts the region is taken in, or why not."""
