@@ -21,6 +21,9 @@ from .doctor import Check
 
 Manifest = Mapping[str, Any]
 
+RESPELLING = ("canonicalize_", "decompose_", "remove_", "merge_", "lift_", "mark_", "group_")
+"""Passes that change how a program is written, not what its weights are: `--json` has their sites."""
+
 
 def print_json(data: Any) -> None:
     """Print JSON on standard output."""
@@ -94,10 +97,10 @@ def show_checks(checks: Iterable[Check], as_json: bool) -> bool:
     for check in checks:
         found.append(check)
         if not as_json:
-            mark = {True: "[green]ok[/green]", False: "[red]failed[/red]", None: "[yellow]absent[/yellow]"}[check.ok]
-            out.print(f"{mark:<24} {escape(check.name)}: {escape(check.said)}", soft_wrap=True)
+            word, color = {True: ("ok", "green"), False: ("failed", "red"), None: ("absent", "yellow")}[check.ok]
+            out.print(f"[{color}]{word:<7}[/{color}] {escape(check.name)}: {escape(check.said)}", soft_wrap=True)
             if check.todo:
-                out.print(f"         {escape(check.todo)}", soft_wrap=True)
+                out.print(f"        {escape(check.todo)}", soft_wrap=True)
     healthy = all(check.ok is not False for check in found)
     if as_json:
         print_json({"healthy": healthy, "checks": [check.to_json() for check in found]})
@@ -116,24 +119,29 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 
 def _print_passes(out: Console, manifest: Manifest) -> None:
     table = _table("pass", "applied", "refused", "nodes", "seconds")
-    for entry in manifest["report"]:
+    busy = [entry for entry in manifest["report"] if entry["applied"] or entry["refused"]]
+    for entry in busy:
         nodes = f"{entry['nodes_before']} → {entry['nodes_after']}"
         counts = (str(len(entry["applied"])), str(len(entry["refused"])))
         table.add_row(entry["name"], *counts, nodes, f"{entry['seconds']:.3f}")
     out.print(table)
+    if idle := len(manifest["report"]) - len(busy):
+        out.print(f"{idle} other passes found nothing to do")
 
 
 def _print_sites(out: Console, manifest: Manifest) -> None:
-    """Where each rule was applied, and where refused and why, by layer."""
+    """Where each rule was applied, and where refused and why, by layer; of mere respelling only the refusals."""
     for entry in manifest["report"]:
         for (rule, reason), layers in _grouped(entry).items():
+            if not reason and entry["name"].startswith(RESPELLING):
+                continue
             verdict = f"refused: {reason}" if reason else "applied"
             out.print(f"[bold]{escape(rule)}[/bold] {escape(verdict)} ({len(layers)})", soft_wrap=True)
             out.print(f"    {escape(', '.join(dict.fromkeys(layers)))}", soft_wrap=True)
 
 
 def _grouped(entry: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
-    """The layers of a pass's sites by rule and reason; the bookkeeping of NORMALIZED and GROUPED is left out."""
+    """The layers of a pass's sites by rule and reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for site in [*entry["applied"], *entry["refused"]]:
         where = ", ".join(site["layers"]) or f"({site['node']})"

@@ -32,6 +32,11 @@ class Net(torch.nn.Module):
 def net():
     return Net().eval()
 
+class Shared(Net):
+    def forward(self, x):
+        y = self.conv(x)
+        return y + self.norm(y).relu()
+
 def sorted():
     class Sort(torch.nn.Module):
         def forward(self, x):
@@ -76,6 +81,15 @@ def test_compile_run_and_inspect(nets: str, tmp_path: Path, capsys: pytest.Captu
         assert part in shown
     assert status(["inspect", "net.planish", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["calls"]["steps"]
+
+
+def test_inspect_shows_refusals_by_layer(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(["compile", f"{nets}:Shared", "--eval", "-o", "net.planish", "--input", X]) == 0
+    capsys.readouterr()
+    assert status(["inspect", "net.planish"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (refused,) = [i for i, line in enumerate(lines) if line.startswith("fold_affine_backward refused: its producer")]
+    assert lines[refused + 1].strip() == "norm"
 
 
 def test_the_outputs_are_the_models(
