@@ -5,7 +5,7 @@ remainder(a, b) = a - floor(a / b) b;   fmod(a, b) = a - trunc(a / b) b;   integ
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 
 from ..compat import tirx
 from .lanes import PrimExpr, let, once
@@ -38,10 +38,22 @@ def cast(x: PrimExpr, dtype: str) -> PrimExpr:
     if have == dtype:
         return x
     if dtype == "bool":
-        return tirx.NE(x, const(0, have))
+        return unequal(x, const(0, have))
     if have.startswith("float") and dtype in ("int8", "uint8", "int16"):
         return tirx.Cast(dtype, tirx.Cast("int32", x))
     return tirx.Cast(dtype, x)
+
+
+def unequal(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """a != b, true for NaN (TVM's own is false)."""
+    if dtype_of(a) == "bool":
+        return tirx.NE(tirx.Cast("int8", a), tirx.Cast("int8", b))
+    if not is_float(a):
+        return tirx.NE(a, b)
+    found = tirx.NE(a, b)
+    for x in (a, b):
+        found = found if isinstance(x, tirx.FloatImm) and x.value == x.value else tirx.Or(found, isnan(x))
+    return found
 
 
 def _zero(x: PrimExpr) -> PrimExpr:
@@ -69,10 +81,16 @@ def rsub(a: PrimExpr, b: PrimExpr, alpha: float = 1) -> PrimExpr:
 
 def mul(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     """The product; TVM folds x * 0 to 0, also for infinite x and NaN."""
-    for x, y in ((a, b), (b, a)):
-        if _is_zero(x):
-            return let(y, lambda y, x=x: select(absolute(y) < const(inf, dtype_of(y)), copysign(x, y), y - y * x))  # type: ignore[misc]
-    return a * b
+    if _is_zero(b):
+        return _times_zero(a, b)
+    return _times_zero(b, a) if _is_zero(a) else a * b
+
+
+def _times_zero(x: PrimExpr, zero: PrimExpr) -> PrimExpr:
+    """x * 0: signed for finite x, else NaN."""
+    flipped = unequal(signbit(x), signbit(zero))
+    signed = select(flipped, const(-0.0, dtype_of(x)), _zero(x))
+    return let(x, lambda x: select(absolute(x) < const(inf, dtype_of(x)), signed, const(nan, dtype_of(x))))
 
 
 def div(a: PrimExpr, b: PrimExpr, *, rounding_mode: str | None = None) -> PrimExpr:
@@ -96,7 +114,7 @@ def floor_divide(a: PrimExpr, b: PrimExpr) -> PrimExpr:
 
     def rounded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
         mod = once(fmod(a, b))
-        other = tirx.And(tirx.NE(mod, _zero(a)), tirx.NE(mod < _zero(a), b < _zero(b)))
+        other = tirx.And(tirx.NE(mod, _zero(a)), unequal(mod < _zero(a), b < _zero(b)))
         quotient = once((a - mod) / b - select(other, one, _zero(a)))
         down = once(tirx.floor(quotient))
         near = select(quotient - down > const(0.5, dtype_of(a)), down + one, down)
@@ -112,7 +130,7 @@ def remainder(a: PrimExpr, b: PrimExpr) -> PrimExpr:
         return _safe_modulo(a, b, tirx.floormod)
 
     def signed(m: PrimExpr, b: PrimExpr) -> PrimExpr:
-        other = tirx.And(tirx.NE(m, _zero(m)), tirx.NE(m < _zero(m), b < _zero(b)))
+        other = tirx.And(tirx.NE(m, _zero(m)), unequal(m < _zero(m), b < _zero(b)))
         return select(other, m + b, m)
 
     return let(b, lambda b: let(fmod(a, b), lambda m: signed(m, b)))
@@ -273,7 +291,8 @@ def addcdiv(x: PrimExpr, a: PrimExpr, b: PrimExpr, *, value: float = 1) -> PrimE
 def hypot(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     """sqrt(a^2 + b^2), in float64: no overflow between."""
     wide = once(cast(a, "float64")), once(cast(b, "float64"))
-    return cast(tirx.sqrt(wide[0] * wide[0] + wide[1] * wide[1]), dtype_of(a))
+    root = cast(tirx.sqrt(wide[0] * wide[0] + wide[1] * wide[1]), dtype_of(a))
+    return select(tirx.Or(isinf(a), isinf(b)), const(inf, dtype_of(a)), root)
 
 
 def xlogy(a: PrimExpr, b: PrimExpr) -> PrimExpr:
@@ -294,8 +313,8 @@ def logical(combine: object) -> object:
 
 
 def xor(a: PrimExpr, b: PrimExpr) -> PrimExpr:
-    """a != b of truth values, bits of integers."""
-    return tirx.NE(tirx.Cast("int8", a), tirx.Cast("int8", b)) if dtype_of(a) == "bool" else tirx.bitwise_xor(a, b)
+    """One but not both."""
+    return unequal(a, b)
 
 
 def bits(of_bool: object, of_int: object) -> object:

@@ -68,8 +68,10 @@ def once(value: PrimExpr) -> PrimExpr:
     """`value`, computed here, in the open lane loop or in scalar code, and read from a variable."""
     if isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or _is_named(value):
         return value
-    lanes = _open.get()
     dtype = str(value.ty.dtype)
+    if dtype == "bool":  # vectors of single bits do not survive a buffer
+        return tirx.NE(once(tirx.Cast("int8", value)), tirx.const(0, "int8"))
+    lanes = _open.get()
     if lanes is None:
         name, index = T.alloc_buffer((1,), dtype, scope="global"), 0
         IRBuilder.name(_NAME, name)
@@ -86,4 +88,6 @@ def let(value: PrimExpr, body: Callable[[PrimExpr], PrimExpr]) -> PrimExpr:
 
 
 def _is_named(value: PrimExpr) -> bool:
+    if isinstance(value, tirx.NE):  # a named bool
+        value = value.a
     return isinstance(value, tvm.ir.expr.TensorLoad) and value.source.name == _NAME

@@ -53,6 +53,11 @@ def from_bits(i: PrimExpr) -> PrimExpr:
     return tirx.reinterpret(F32, i)
 
 
+def libm(name: str, *args: PrimExpr) -> PrimExpr:
+    """A call of the C library, lane by lane: for float64 only."""
+    return tirx.call_pure_extern(dtype_of(args[0]), name, *args)
+
+
 def isnan(x: PrimExpr) -> PrimExpr:
     """True for NaN (`x != x` would be simplified to False)."""
     return tirx.isnan(x)
@@ -128,7 +133,7 @@ def _reduce_exp(x: PrimExpr, then: Callable[[PrimExpr, PrimExpr], PrimExpr]) -> 
 def exp(x: PrimExpr) -> PrimExpr:
     """e^x. The scaling is in two steps, for results that overflow or are denormal."""
     if dtype_of(x) != F32:
-        return tirx.exp(x)
+        return libm("exp", x)
 
     def scaled(n: PrimExpr, p: PrimExpr) -> PrimExpr:
         half = tirx.shift_right(n, const(1, "int32"))
@@ -140,7 +145,7 @@ def exp(x: PrimExpr) -> PrimExpr:
 def exp2(x: PrimExpr) -> PrimExpr:
     """2^x, exact for integers."""
     if dtype_of(x) != F32:
-        return tirx.exp2(x)
+        return libm("exp2", x)
 
     def scaled(x: PrimExpr, shifted: PrimExpr) -> PrimExpr:
         r = (x - (shifted - const(_MAGIC, F32))) * const(log(2), F32)
@@ -155,7 +160,7 @@ def exp2(x: PrimExpr) -> PrimExpr:
 def expm1(x: PrimExpr) -> PrimExpr:
     """e^x - 1 without cancellation near 0, and -0.0 kept."""
     if dtype_of(x) != F32:
-        return tirx.call_pure_extern(dtype_of(x), "expm1", x)
+        return libm("expm1", x)
 
     def scaled(n: PrimExpr, p: PrimExpr) -> PrimExpr:
         # 2 (2^(n-1) p + 2^(n-1) - 1/2): n = 128 does not overflow too early. n = 0 gives p itself, exactly.
@@ -199,7 +204,7 @@ def _log1p_poly(f: PrimExpr) -> PrimExpr:
 def ln(x: PrimExpr) -> PrimExpr:
     """Natural logarithm."""
     if dtype_of(x) != F32:
-        return tirx.log(x)
+        return libm("log", x)
 
     def joined(e: PrimExpr, f: PrimExpr) -> PrimExpr:
         return (_log1p_poly(f) + e * const(_LN2_LOW, F32)) + f + e * const(_LN2_HIGH, F32)
@@ -210,7 +215,7 @@ def ln(x: PrimExpr) -> PrimExpr:
 def log2(x: PrimExpr) -> PrimExpr:
     """Logarithm to base 2, exact for powers of two: log2(e) - 1 is multiplied apart from the leading f."""
     if dtype_of(x) != F32:
-        return tirx.log2(x)
+        return libm("log2", x)
     extra = const(1 / log(2) - 1, F32)
 
     def joined(e: PrimExpr, f: PrimExpr) -> PrimExpr:
@@ -222,14 +227,14 @@ def log2(x: PrimExpr) -> PrimExpr:
 def log10(x: PrimExpr) -> PrimExpr:
     """Logarithm to base 10."""
     if dtype_of(x) != F32:
-        return tirx.log10(x)
+        return libm("log10", x)
     return tirx.Cast(F32, _log2_f64(tirx.Cast(F64, x)) * const(log(2) / log(10), F64))
 
 
 def log1p(x: PrimExpr) -> PrimExpr:
     """log(1 + x), accurate near 0: the rounding error of 1 + x is put back to first order."""
     if dtype_of(x) != F32:
-        return tirx.call_pure_extern(dtype_of(x), "log1p", x)
+        return libm("log1p", x)
 
     def corrected(x: PrimExpr, u: PrimExpr) -> PrimExpr:
         # (u + -1) instead of (u - 1): TVM may cancel 1 + x - 1
@@ -289,7 +294,7 @@ def _exp2_f64(x: PrimExpr) -> PrimExpr:
 def power(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     """a^b with the edge cases of C's pow; float32 goes through float64."""
     if dtype_of(a) != F32:
-        return tirx.pow(a, b)
+        return libm("pow", a, b)
 
     def signed(a: PrimExpr, b: PrimExpr) -> PrimExpr:
         size = tirx.Cast(F32, _exp2_f64(tirx.Cast(F64, b) * _log2_f64(tirx.Cast(F64, absolute(a)))))
@@ -315,7 +320,7 @@ _TANH = (-0.333332783823936, 0.13331330291359259, -0.053729305625047644, 0.02060
 def tanh(x: PrimExpr) -> PrimExpr:
     """x + x^3 P(x^2) for |x| < 0.625, 1 - 2 / (e^(2|x|) + 1) beyond."""
     if dtype_of(x) != F32:
-        return tirx.call_pure_extern(dtype_of(x), "tanh", x)
+        return libm("tanh", x)
 
     def positive(a: PrimExpr) -> PrimExpr:
         small = let(a * a, lambda s: a + a * s * poly(s, _TANH))
@@ -345,7 +350,7 @@ _ERFC = (-0.12864846594100865, -0.63515141334284508, -0.10623672222437668, 0.023
 def erf(x: PrimExpr) -> PrimExpr:
     """x + x P(x^2) for |x| < 0.927734375, 1 - exp(|x| Q(|x|) - |x|) beyond."""
     if dtype_of(x) != F32:
-        return tirx.call_pure_extern(dtype_of(x), "erf", x)
+        return libm("erf", x)
 
     def both(x: PrimExpr) -> PrimExpr:
         small = let(x * x, lambda s: x + x * poly(s, _ERF))
@@ -481,17 +486,17 @@ def _quadrant(x: PrimExpr, turn: int) -> PrimExpr:
 
 def sin(x: PrimExpr) -> PrimExpr:
     """Sine, exact argument reduction over the whole range."""
-    return _quadrant(x, 0) if dtype_of(x) == F32 else tirx.sin(x)
+    return _quadrant(x, 0) if dtype_of(x) == F32 else libm("sin", x)
 
 
 def cos(x: PrimExpr) -> PrimExpr:
     """Cosine, exact argument reduction over the whole range."""
-    return _quadrant(x, 1) if dtype_of(x) == F32 else tirx.cos(x)
+    return _quadrant(x, 1) if dtype_of(x) == F32 else libm("cos", x)
 
 
 def tan(x: PrimExpr) -> PrimExpr:
     """sin / cos."""
-    return let(x, lambda x: sin(x) / cos(x)) if dtype_of(x) == F32 else tirx.tan(x)
+    return let(x, lambda x: sin(x) / cos(x)) if dtype_of(x) == F32 else libm("tan", x)
 
 
 _ATAN = (-0.33333315529653129, 0.19998490553144244, -0.14243863363331216, 0.10596072306447465, -0.060835608933337545)
@@ -502,7 +507,7 @@ _ASIN = (0.16666659882322149, 0.075005103431608183, 0.044515818165151738, 0.0318
 def atan(x: PrimExpr) -> PrimExpr:
     """Reduced to |t| <= tan(pi/8) by atan(a) = pi/4 + atan((a-1)/(a+1)) = pi/2 - atan(1/a)."""
     if dtype_of(x) != F32:
-        return tirx.atan(x)
+        return libm("atan", x)
     one = const(1, F32)
 
     def reduced(a: PrimExpr) -> PrimExpr:
@@ -517,7 +522,7 @@ def atan(x: PrimExpr) -> PrimExpr:
 def atan2(y: PrimExpr, x: PrimExpr) -> PrimExpr:
     """The angle of (x, y) with C's signs of zero and infinities; float32 divides in float64."""
     if dtype_of(y) != F32:
-        return tirx.atan2(y, x)
+        return libm("atan2", y, x)
 
     def quadrant(y: PrimExpr, x: PrimExpr) -> PrimExpr:
         a, b = absolute(y), absolute(x)
@@ -535,7 +540,7 @@ def atan2(y: PrimExpr, x: PrimExpr) -> PrimExpr:
 def asin(x: PrimExpr) -> PrimExpr:
     """x + x^3 P(x^2) up to 1/2; pi/2 - 2 asin(sqrt((1 - x) / 2)) beyond."""
     if dtype_of(x) != F32:
-        return tirx.asin(x)
+        return libm("asin", x)
 
     def both(a: PrimExpr) -> PrimExpr:
         big = a > const(0.5, F32)
@@ -557,7 +562,7 @@ def asin(x: PrimExpr) -> PrimExpr:
 def acos(x: PrimExpr) -> PrimExpr:
     """2 asin(sqrt((1 - x) / 2)) above 1/2, pi/2 - asin(x) elsewhere."""
     if dtype_of(x) != F32:
-        return tirx.acos(x)
+        return libm("acos", x)
 
     def both(x: PrimExpr) -> PrimExpr:
         a = absolute(x)
@@ -577,7 +582,7 @@ def _through_f64(x: PrimExpr, body: Callable[[PrimExpr], PrimExpr]) -> PrimExpr:
 def sinh(x: PrimExpr) -> PrimExpr:
     """(t + t / (t + 1)) / 2 with t = e^|x| - 1; beyond 30 half of e^|x| in two factors, which overflow late."""
     if dtype_of(x) != F32:
-        return tirx.sinh(x)
+        return libm("sinh", x)
 
     def near(t: PrimExpr) -> PrimExpr:
         return (t + t / (t + const(1, F32))) * const(0.5, F32)
@@ -594,7 +599,7 @@ def sinh(x: PrimExpr) -> PrimExpr:
 def cosh(x: PrimExpr) -> PrimExpr:
     """(t + 1/t) / 2 with t = e^|x|."""
     if dtype_of(x) != F32:
-        return tirx.cosh(x)
+        return libm("cosh", x)
 
     def mean(d: PrimExpr) -> PrimExpr:
         t = _exp2_f64(tirx.abs(d) * const(1 / log(2), F64))
@@ -606,7 +611,7 @@ def cosh(x: PrimExpr) -> PrimExpr:
 def asinh(x: PrimExpr) -> PrimExpr:
     """log(a + sqrt(a^2 + 1)) in float64; x - x^3/6 where that cancels."""
     if dtype_of(x) != F32:
-        return tirx.asinh(x)
+        return libm("asinh", x)
 
     def both(x: PrimExpr) -> PrimExpr:
         root = _through_f64(absolute(x), lambda a: _ln_f64(a + tirx.sqrt(a * a + const(1, F64))))
@@ -619,7 +624,7 @@ def asinh(x: PrimExpr) -> PrimExpr:
 def acosh(x: PrimExpr) -> PrimExpr:
     """log1p(t + sqrt(t (t + 2))) with t = x - 1, in float64."""
     if dtype_of(x) != F32:
-        return tirx.acosh(x)
+        return libm("acosh", x)
 
     def root(d: PrimExpr) -> PrimExpr:
         return let(d - const(1, F64), lambda t: _ln1p_f64(t + tirx.sqrt(t * (t + const(2, F64)))))
@@ -630,7 +635,7 @@ def acosh(x: PrimExpr) -> PrimExpr:
 def atanh(x: PrimExpr) -> PrimExpr:
     """log((1 + x) / (1 - x)) / 2 in float64; x + x^3/3 where that cancels."""
     if dtype_of(x) != F32:
-        return tirx.atanh(x)
+        return libm("atanh", x)
     one = const(1, F64)
 
     def both(x: PrimExpr) -> PrimExpr:
@@ -654,7 +659,7 @@ def _ln1p_f64(x: PrimExpr) -> PrimExpr:
 def fmod(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     """C's fmod, exact: 28 bits of the quotient at a time in float64, where each remainder is representable."""
     if dtype_of(a) != F32:
-        return tirx.fmod(a, b)
+        return libm("fmod", a, b)
     zero = const(0, F64)
 
     def steps(rest: PrimExpr, size: PrimExpr, k: int) -> PrimExpr:

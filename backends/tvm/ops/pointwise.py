@@ -76,7 +76,7 @@ _TABLE: Mapping[str, Pointwise] = {
     "clamp_min.default clamp_min.Tensor": _binary(lambda x, low: num.clamp(x, low)),
     "clamp_max.default clamp_max.Tensor": _binary(lambda x, high: num.clamp(x, None, high)),
     "eq.Tensor eq.Scalar": _compare(tirx.EQ),
-    "ne.Tensor ne.Scalar": _compare(tirx.NE),
+    "ne.Tensor ne.Scalar": _compare(num.unequal),
     "lt.Tensor lt.Scalar": _compare(tirx.LT),
     "le.Tensor le.Scalar": _compare(tirx.LE),
     "gt.Tensor gt.Scalar": _compare(tirx.GT),
