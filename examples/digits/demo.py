@@ -149,8 +149,13 @@ def judge(
 
 
 def folded(report: tuple[Any, ...]) -> list[str]:
-    """`fold_affine_backward 19` for each folding pass that did something."""
-    return [f"{step.name} {len(step.applied)}" for step in report if "fold" in step.name and step.applied]
+    """`fold_affine_backward at 19 sites (bn1, blocks.0.bn1, ...)` for each folding pass that did something."""
+    lines = []
+    for step in report:
+        if "fold" in step.name and step.applied:
+            layers = [site.layers[-1] for site in step.applied if site.layers]
+            lines.append(f"{step.name} at {len(step.applied)} sites ({', '.join(layers[:3])}, ...)")
+    return lines
 
 
 def show(
@@ -179,13 +184,14 @@ def show(
     table.add_row("ResNet-50: load and first result", "", f"{found['resnet50_ready_s']:.2f} s")
     console.print(table)
     table = Table(title="artifacts")
-    for heading in ("artifact", "compiled in", "size", "of weights", "folded"):
-        table.add_column(heading)
+    for heading in ("artifact", "compiled in", "size", "of its weights"):
+        table.add_column(heading, justify="left" if heading == "artifact" else "right")
     for name, made in built.items():
         size = f"{made['bytes'] / 1e6:.2f} MB"
-        ratio = f"{made['bytes'] / made['weights']:.2f}"
-        table.add_row(name, f"{made['seconds']:.1f} s", size, ratio, ", ".join(folded(made["report"])))
+        table.add_row(name, f"{made['seconds']:.1f} s", size, f"{made['bytes'] / made['weights']:.2f}")
     console.print(table)
+    for name, made in built.items():
+        console.print(f"folded in {name}: {'; '.join(folded(made['report']))}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import nn
 from models import MODELS, WEIGHTS
 
 BATCH = 64
-STEPS = {"resnet20": 800, "mobilenet": 1200, "vit": 2000}
+STEPS = {"resnet20": 800, "mobilenet": 1200, "vit": 1600}
 RATE = {"resnet20": 1e-2, "vit": 2e-3, "mobilenet": 1e-2}
 
 
