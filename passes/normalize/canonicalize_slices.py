@@ -69,7 +69,8 @@ def slice_(node: fx.Node, program: Program) -> Verdict:
     shape = shape_of(x)
     dim = positive_dim(given["dim"], len(shape))
     if "length" in given:
-        given = {**given, "end": given["start"] % (shape[dim] + 1) + given["length"]}
+        start = given["start"] + shape[dim] if given["start"] < 0 else given["start"]
+        given = {**given, "start": start, "end": start + given["length"]}
     start, end, step = slice(given["start"], given["end"], given.get("step", 1)).indices(shape[dim])
     return replace_by(node, call(aten.slice.Tensor, x, dim, start, max(start, end), step))
 

@@ -59,7 +59,6 @@ DECOMPOSED = frozenset(
         aten.deg2rad.default,
         aten.diag.default,
         aten.diag_embed.default,
-        aten.diagonal_scatter.default,
         aten.dstack.default,
         aten.einsum.default,
         aten.fill.Scalar,

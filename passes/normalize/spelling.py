@@ -93,7 +93,9 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def args_of(node: Any) -> tuple[Any, ...]:
-    """The positional arguments of a call."""
+    """The positional arguments of a call, defaults filled in."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return complete(node.target, node.args, node.kwargs)[0]
     args: tuple[Any, ...] = node.args
     return args
 
@@ -147,5 +149,6 @@ def first_result_only(node: fx.Node, value: Expr, unused: str) -> Verdict:
     """Replace the first of several results, where nobody reads the others."""
     parts = parts_of(node)
     if parts and set(parts) != {0}:
-        return Refused(f"its {unused} are used", node)
+        verb = "are" if unused.endswith("s") or unused == "indices" else "is"
+        return Refused(f"its {unused} {verb} used", node)
     return Replacement({parts[0]: value}, (node,)) if parts else None
