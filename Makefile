@@ -2,12 +2,14 @@
 #   make demo    the main job: digits and an ImageNet-sized ResNet-50, compiled, saved, run from a fresh process
 #   make test    the suite          make bars    what is too long for it (whole networks, many random graphs, kills)
 #   make lint    ruff               make types   mypy --strict
+# A part of the suite: make test TESTS=tests/ir ARGS="-x -k capture"
 SHELL := /bin/sh
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
+TESTS ?= tests
 ARGS ?=
 
 .PHONY: setup demo test bars lint format types clean
@@ -30,10 +32,10 @@ demo: $(READY)
 	$(BIN)/python examples/digits/demo.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/pytest tests $(ARGS)
+	$(BIN)/pytest $(TESTS) $(ARGS)
 
 bars: $(READY)
-	$(BIN)/pytest tests -m bars $(ARGS)
+	$(BIN)/pytest $(TESTS) -m bars $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
