@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ..compat import tirx, tvm
 from ..kernels.emit import Expr
-from .region import RegionBuilder, aside
+from .region import RegionBuilder
 from .stage import Stage
 
 _MAX_WASTE = 16.0
@@ -42,6 +43,25 @@ def choose_axis(b: RegionBuilder, stage: Stage, fixed: int, lanes: int) -> Axis:
         strides = _strides(b, stage, None, d, lanes)
         options.append((_cost(stage, strides, stage.reduce[d], lanes, None) * 1.5, 0, Axis(None, d, every)))
     return min(options, key=lambda o: o[:2])[2] if options else Axis(None, None, every)
+
+
+def merge_reduced(b: RegionBuilder, stage: Stage, lanes: int) -> None:
+    """Make one long axis of the aggregated ones if what is read along it lies in a row: fewer vectors are not full."""
+    if sum(e > 1 for e in stage.reduce) < 2:
+        return
+    extents, value = stage.reduce, stage.value
+
+    def merged(index: Sequence[Expr], r: Sequence[Expr]) -> Expr:
+        parts: list[Expr] = []
+        for d, extent in enumerate(extents):
+            inner = prod(extents[d + 1 :])
+            part = r[0] if inner == 1 else tirx.floordiv(r[0], inner)
+            parts.append(b.f.simplify(part if prod(extents[:d]) == 1 else tirx.floormod(part, extent)))
+        return value(index, parts)
+
+    stage.reduce, stage.value = (prod(extents),), merged
+    if any(s not in (0, 1) for s in _strides(b, stage, None, 0, lanes)):
+        stage.reduce, stage.value = extents, value
 
 
 def _cost(stage: Stage, strides: Sequence[int | None], extent: int, lanes: int, d: int | None) -> float:
@@ -101,15 +121,10 @@ def _variable(analyzer: Expr, extent: int) -> Expr:
 
 def _flat_reads(b: RegionBuilder, stage: Stage, position: Sequence[Expr], r: Sequence[Expr]) -> list[Expr]:
     """Flat offset of each element that one element of the stage reads."""
-    b.loads, b.reads = [], []
-    try:
-        with aside():
-            stage.value(stage.domain.logical(list(position)), list(r))
-        flat = [_flatten(where, [int(e) for e in buffer.shape]) for buffer, where in b.loads]
-        flat += [_flatten(read.domain.physical(where), read.domain.extents) for read, where in b.reads]
-        return flat
-    finally:
-        b.loads = b.reads = None
+    with b.observed() as (loads, reads):
+        stage.value(stage.domain.logical(list(position)), list(r))
+    flat = [_flatten(where, [int(e) for e in buffer.shape]) for buffer, where in loads]
+    return flat + [_flatten(read.domain.physical(where), read.domain.extents) for read, where in reads]
 
 
 def _flatten(index: Sequence[Expr], extents: Sequence[int]) -> Expr:
@@ -129,16 +144,12 @@ def row_prefix(b: RegionBuilder) -> int:
             best = min(best, stage.scan)
         best = min(best, same.index(False) if False in same else len(same))
         position = [tirx.Var("i", "int32") for _ in stage.domain.extents]
-        b.loads, b.reads = [], []
-        try:
-            with aside():
-                stage.value(stage.domain.logical(list(position)), [tirx.Var("r", "int32") for _ in stage.reduce])
-            for _, index in b.reads:
-                best = min(best, _common(stage.domain.extents, position, index))
-        finally:
-            b.loads = b.reads = None
-    row = [e for e in out.domain.extents]
-    while best > 1 and _product(row[best:]) * max(1, *(_product(s.reduce) for s in b.stages)) < 64:
+        with b.observed() as (_, reads):
+            stage.value(stage.domain.logical(list(position)), [tirx.Var("r", "int32") for _ in stage.reduce])
+        for _, index in reads:
+            best = min(best, _common(stage.domain.extents, position, index))
+    row = out.domain.extents
+    while best > 1 and prod(row[best:]) * max(1, *(prod(s.reduce) for s in b.stages)) < 64:
         best -= 1
     return best
 
@@ -150,10 +161,3 @@ def _common(extents: Sequence[int], position: Sequence[Expr], index: Sequence[Ex
             break
         count += 1
     return count
-
-
-def _product(values: Sequence[int]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result

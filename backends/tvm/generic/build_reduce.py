@@ -15,6 +15,7 @@ from torch import fx
 from ..compat import tirx
 from ..kernels.emit import Expr
 from ..ops import math
+from ..ops.arithmetic import cast
 from .region import RegionBuilder, output_shape
 from .stage import Field, Stage
 
@@ -23,12 +24,12 @@ aten = torch.ops.aten
 
 def lowest(dtype: str) -> Any:
     """The value that no maximum is below."""
-    return float("-inf") if "float" in dtype else tirx.min_value(dtype) if dtype != "bool" else False
+    return float("-inf") if "float" in dtype else int(tirx.min_value(dtype)) if dtype != "bool" else False
 
 
 def highest(dtype: str) -> Any:
     """The value that no minimum is above."""
-    return float("inf") if "float" in dtype else tirx.max_value(dtype) if dtype != "bool" else True
+    return float("inf") if "float" in dtype else int(tirx.max_value(dtype)) if dtype != "bool" else True
 
 
 def add(a: Expr, b: Expr) -> Expr:
@@ -100,12 +101,7 @@ def build_reduce(b: RegionBuilder, node: fx.Node) -> Field:
     if dtype == "bool" and name in ("amax", "max", "amin", "min"):
         combine = tirx.Or if "max" in name else tirx.And
 
-    def element(x: Expr, index: Sequence[Expr]) -> Expr:
-        if str(x.ty.dtype) == dtype:
-            return x
-        return tirx.NE(x, tirx.const(0, str(x.ty.dtype))) if dtype == "bool" else tirx.Cast(dtype, x)
-
-    total = over_axes(b, source, axes, combine, initial, dtype, element)
+    total = over_axes(b, source, axes, combine, initial, dtype, lambda x, _: cast(x, dtype))
     count = prod(source.shape[d] for d in axes)
 
     def at(index: Sequence[Expr]) -> Expr:

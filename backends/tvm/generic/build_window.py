@@ -55,7 +55,8 @@ def build_pool(b: RegionBuilder, node: fx.Node) -> Field:
     total = b.reduce(shape, kernel, value, math.maximum if largest else add, initial, dtype)
     if largest:
         return total
-    count_padding, divisor = node.args[5], node.args[6]
+    count_padding = node.args[5]
+    divisor = node.args[6] if len(node.args) > 6 else None  # avg_pool1d has none
 
     def at(index: Sequence[Expr]) -> Expr:
         return total.at(index) / _window_size(index[2:], space, reach, bool(count_padding), divisor, dtype)

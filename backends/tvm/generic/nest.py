@@ -17,7 +17,7 @@ from typing import Any
 
 from ..compat import tirx
 from ..kernels.emit import Expr
-from .access import Axis, choose_axis, row_prefix
+from .access import Axis, choose_axis, merge_reduced, row_prefix
 from .region import PARALLEL_ELEMENTS, RegionBuilder
 from .stage import Stage
 
@@ -64,6 +64,7 @@ class Nest:
     def _stage(self, stage: Stage, fixed: list[Expr], parallel: bool) -> None:
         """One stage: choose its vector axis, open the outer loops, then the body."""
         lanes = self.f.task.target.lanes
+        merge_reduced(self.b, stage, lanes)
         axis = choose_axis(self.b, stage, len(fixed), lanes)
         extents = stage.domain.extents
         outer = [d for d in axis.order if d >= len(fixed) and d != axis.spatial and d != stage.scan]

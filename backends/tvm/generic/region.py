@@ -33,7 +33,7 @@ class RegionBuilder:
         self.fields: dict[fx.Node, Field] = {}
         self.loads: list[tuple[Any, list[Expr]]] | None = None
         self.reads: list[tuple[Stage, Sequence[Expr]]] | None = None
-        self._guards = self._forced = 0
+        self._guards = self._forced = self._trying = 0
         self._named: dict[tuple[object, ...], tuple[Expr, Sequence[Expr]]] = {}
 
     def placeholder(self, node: fx.Node, position: int) -> Field:
@@ -64,11 +64,13 @@ class RegionBuilder:
             return result
 
         def at(index: Sequence[Expr]) -> Expr:
-            if self._guards or self.loads is not None:
-                return result.at(index)
-            key = (node, *(i if isinstance(i, int) else id(i) for i in index))
+            if self._guards and not self._forced and not self._trying:
+                return result.at(index)  # within if_then_else: nothing may be read before it
+            key = (node, self._forced > 0, *(i if isinstance(i, int) else id(i) for i in index))
             if key not in self._named:
-                self._named[key] = (once(result.at(index)), tuple(index))  # kept: ids must not be reused
+                found = result.at(index)
+                value = found if self.loads is not None else once(found)
+                self._named[key] = (value, tuple(index))  # kept: ids must not be reused
             return self._named[key][0]
 
         return Field(result.shape, result.dtype, at)
@@ -109,12 +111,29 @@ class RegionBuilder:
         finally:
             self._guards -= 1
 
-    @staticmethod
-    def _names_values(formula: Callable[[], Expr]) -> bool:
+    def _names_values(self, formula: Callable[[], Expr]) -> bool:
         """Whether evaluating a formula emits statements."""
-        with aside() as frame:
-            formula()
-            return len(frame.stmts) > 0
+        named, self._named = self._named, {}
+        self._trying += 1
+        try:
+            with aside() as frame:
+                formula()
+                return len(frame.stmts) > 0
+        finally:
+            self._trying -= 1
+            self._named = named
+
+    @contextmanager
+    def observed(self) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Lists that collect what formulas read, of inputs and of stages; nothing is emitted."""
+        named, self._named = self._named, {}
+        self.loads, self.reads = [], []
+        try:
+            with aside():
+                yield self.loads, self.reads
+        finally:
+            self.loads = self.reads = None
+            self._named = named
 
     def _inside(self, where: list[Expr], extents: Sequence[int]) -> list[Expr]:
         """Physical indices forced to lie inside the buffer, within a formula that is evaluated in vain."""
