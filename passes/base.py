@@ -1,6 +1,8 @@
 """What a pass is: a frozen dataclass with a stage contract, a numerics promise, and pure rules.
 
     run(program) -> program'   with   eager(program') == eager(program)   up to `numerics`
+
+One pass a file, of the same verb-first name; `manager.run_passes` holds it to its stages.
 """
 
 from __future__ import annotations
