@@ -25,6 +25,7 @@ import torch
 from torch import fx, nn
 from torch._decomp import decomposition_table
 from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, DynamicShapeError, ModelError, MutatedBufferError, PlanishError, TrainModeError
@@ -196,16 +197,27 @@ def _quiet() -> Iterator[None]:
 
 def _settle(exported: ExportedProgram) -> ExportedProgram:
     """Break up composite and unknown operators by torch's own decompositions, until none is left that has one."""
+    effectful: set[Any] = set()
     for _ in range(_ROUNDS):
         calls = {node.target for node in exported.graph.nodes if node.op == "call_function"}
         wanted = {op for op in calls if isinstance(op, torch._ops.OpOverload) and (op in COMPOSITE or op not in OPS)}
         table = torch.export.default_decompositions() if wanted else {}
         rules = {op: table[op] for op in wanted if op in table}
         rules |= {op: decomposition_table[op] for op in (wanted & COMPOSITE) - set(rules) if op in decomposition_table}
+        rules = {op: rule for op, rule in rules.items() if op not in effectful}
         if not rules:
             break
-        exported = exported.run_decompositions(rules)
+        broken_up = exported.run_decompositions(rules)
+        if _has_effects(broken_up):
+            effectful |= {op for op in rules if _has_effects(exported.run_decompositions({op: rules[op]}))}
+        else:
+            exported = broken_up
     return exported
+
+
+def _has_effects(exported: ExportedProgram) -> bool:
+    """Whether an op raises errors as it runs (`linalg.inv` of a singular matrix): such ops stay whole."""
+    return any(spec.kind is OutputKind.TOKEN for spec in exported.graph_signature.output_specs)
 
 
 def _capture_error(error: Exception) -> CaptureError:

@@ -681,3 +681,13 @@ def test_weights_without_plain_data_are_refused_by_name(make, reason: str) -> No
     message = refused(nn.Sequential(Holds()), torch.ones(3))
     assert "Weight '0.weight'" in message
     assert reason in message
+
+
+def test_ops_that_raise_errors_as_they_run_stay_whole() -> None:
+    class Inverse(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.inv(x @ x.t() + torch.eye(4))
+
+    program = capture(Inverse().eval(), (torch.randn(4, 4),))
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(program(x), Inverse()(x))
