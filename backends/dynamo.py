@@ -57,7 +57,7 @@ def planish_backend(
         if mode is not None:
             raise OptionError(f"mode={mode!r} is one of Inductor's.", "Leave it out; see options={...}.")
         engine = make_engine(options or {})
-    except OptionError as error:
+    except PlanishError as error:  # a target or an extra that is missing, too
         raise DynamoOptionError(error.what, error.todo) from None
     reason = _why_eager(gm, example_inputs)
     if reason is not None:
@@ -107,19 +107,15 @@ class _Frozen:
 
     def _version(self, args: Sequence[Any]) -> Run:
         """Find or make the code for these weights and put it last."""
-        with self._lock:
-            stale = self._versions[-1][0].stale(args) if self._versions else None
-            self._versions = [v for v in self._versions if not v[0].dead()]
-            for version in [v for v in self._versions if v[0].same_objects(args)]:
-                self._versions.remove(version)
-                if version[0].stale(args) is None:
-                    self._versions.append(version)
-                    return version[1]
-            if stale is not None:
+        with self._lock:  # and the list is replaced whole: callers read it without the lock
+            stale = self._versions[-1][0].stale(args)
+            found = next((v for v in self._versions if v[0].same_objects(args)), None)
+            others = [v for v in self._versions if v is not found and not v[0].dead()]
+            if found is None or found[0].stale(args) is not None:
                 say(f"{stale}; compiling its graph again")
-            frozen, run = FrozenWeights(self._weights, args), self._try_compile(args)
-            self._versions = [*self._versions[1 - _MAX_VERSIONS :], (frozen, run)]
-            return run
+                found = (FrozenWeights(self._weights, args), self._try_compile(args))
+            self._versions = [*others[1 - _MAX_VERSIONS :], found]
+            return found[1]
 
     def _try_compile(self, args: Sequence[Any]) -> Run:
         """The graph compiled once before, so that a failure now concerns these weights: eager for them."""
@@ -138,8 +134,10 @@ class _Frozen:
                 say(line)
             flat = stitch(program, parts.pieces, self._engine.compile)
 
+        signature = program.signature  # not the program: it holds a second set of weights
+
         def run(*args: Any) -> Any:
-            return program.signature.unflatten(flat([args[i] for i in self._inputs]))
+            return signature.unflatten(flat([args[i] for i in self._inputs]))
 
         return run
 

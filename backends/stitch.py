@@ -19,21 +19,24 @@ Flat = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 def stitch(program: Program, pieces: Sequence[Piece], compile_piece: Callable[[Program], Flat]) -> Flat:
     """A callable over the program's flat inputs; outputs are fresh memory."""
     eager = EagerBackend()
-    made = [(p, compile_piece(p.program) if p.compiled else eager.compile(p.program).run_flat) for p in pieces]
-    names = [node.name for node in program.graph.nodes if node.op == "placeholder"]
+    calls = [compile_piece(p.program) if p.compiled else eager.compile(p.program).run_flat for p in pieces]
+    if len(calls) == 1 and pieces[0].program is program:
+        return calls[0]
+    inputs = [node.name for node in program.graph.nodes if node.op == "placeholder"]
     results = list(program.graph.output_node().args[0])  # type: ignore[arg-type]
-    if len(made) == 1 and pieces[0].program is program:
-        return made[0][1]
-    weights = {n.name: program.weights[n.target] for n in results if n.op == "get_attr"}
-    last = _last_use(pieces, [node.name for node in results])
+    weights = {node.name: program.weights[node.target] for node in results if node.op == "get_attr"}
+    outputs = [node.name for node in results]
+    # Names only: a piece's program holds weights that compiled code no longer needs.
+    last = _last_use(pieces, outputs)
+    steps = [(c, p.inputs, p.outputs, done) for c, p, done in zip(calls, pieces, last, strict=True)]
 
-    def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        values = {**weights, **dict(zip(names, inputs, strict=True))}
-        for index, (piece, call) in enumerate(made):
-            values.update(zip(piece.outputs, call([values[name] for name in piece.inputs]), strict=True))
-            for name in last[index]:
+    def run(given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        values = {**weights, **dict(zip(inputs, given, strict=True))}
+        for call, reads, makes, done in steps:
+            values.update(zip(makes, call([values[name] for name in reads]), strict=True))
+            for name in done:
                 del values[name]
-        return fresh((values[node.name] for node in results), (*inputs, *weights.values()))
+        return fresh((values[name] for name in outputs), (*given, *weights.values()))
 
     return run
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import re
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,18 @@ def test_instances_of_one_class_keep_their_own_weights(options: dict[str, Any], 
         check(a, fast_a, x)
         check(b, fast_b, x)
     assert len(compiled_graphs) == 2
+
+
+def test_no_second_set_of_weights_is_kept(options: dict[str, Any]) -> None:
+    """Weights of a replaced version are freed, and the model's own are not held by what was compiled."""
+    model, x = small()
+    fast = torch.compile(model, backend="planish", options=options)
+    check(model, fast, x)
+    old = weakref.ref(model.conv.weight)
+    model.conv.weight = nn.Parameter(torch.randn_like(model.conv.weight))
+    check(model, fast, x)
+    gc.collect()
+    assert old() is None
 
 
 def test_gradients_run_in_eager_with_one_line(lines: list[str]) -> None:
@@ -551,6 +565,7 @@ def test_threads_share_a_compiled_model(options: dict[str, Any]) -> None:
         ({"options": {"engine": "relay"}}, "relay"),
         ({"options": {"engine": "eager", "threads": 2}}, "threads"),
         ({"options": {"precision": "int8"}}, "int8"),
+        ({"options": {"target": "no-such-cpu"}}, "no-such-cpu"),
         ({"mode": "max-autotune"}, "max-autotune"),
     ],
 )
