@@ -1,10 +1,11 @@
-"""How near each kernel template comes to the machine's peak, on typical shapes, one thread.
+"""How near each kernel template comes to the machine's peak, on typical shapes.
 
-    % of peak = (operations / best CPU seconds) / (multiply-adds in registers alone, same run)
+    % of peak = (operations / best seconds) / (multiply-adds in registers alone, same run, times threads)
 
-Taps in the padding count as operations, though no kernel computes them: hence some figures above 100 %. CPU time
-of the calling thread is measured, best of many runs, so that other work on the machine disturbs little.
-Run: TVM_NUM_THREADS=1 python benchmarks/kernels.py [part of a name]
+Taps in the padding count as operations, though no kernel computes them, and so do the multiplications that Winograd
+saves: hence figures above 100 %. With one thread (the default) its CPU time is measured, best of many runs, so that
+other work on the machine disturbs little; with more it is wall-clock time.
+Run: [TVM_NUM_THREADS=2 TVM_BIND_THREADS=0] python benchmarks/kernels.py [part of a name]
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from planish.backends.tvm.kernels.gemm import Gemm
 from planish.backends.tvm.kernels.matmul import Matmul
 from planish.backends.tvm.kernels.pool import Pool
 from planish.backends.tvm.kernels.spatial_mean import SpatialMean
+from planish.backends.tvm.kernels.winograd import Winograd
 
 SECONDS = 0.3
+THREADS = int(os.environ["TVM_NUM_THREADS"])
 CONV, LINEAR, MATMUL = aten.convolution.default, aten.linear.default, aten.matmul.default
 SDPA, MAX_POOL, MEAN, CAT = (
     aten.scaled_dot_product_attention.default,
@@ -53,13 +56,13 @@ class Case(NamedTuple):
     blocked: bool = False
 
 
-def best_seconds(call: Callable[[], Any]) -> float:
+def best_seconds(call: Callable[[], Any], clock: Callable[[], float] = time.thread_time) -> float:
     call()
     best, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
-        start = time.thread_time()
+        start = clock()
         call()
-        best = min(best, time.thread_time() - start)
+        best = min(best, clock() - start)
     return best
 
 
@@ -88,7 +91,10 @@ def peak() -> float:
     return 2 * accumulators * HOST.lanes * steps / seconds / 1e9
 
 
-def convolution(channels: int, size: int, out: int, kernel: int, stride: int, groups: int = 1) -> Case:
+def convolution(
+    channels: int, size: int, out: int, kernel: int, stride: int, groups: int = 1, m: int | None = None
+) -> Case:
+    """Direct, depthwise or, with tiles of `m` x `m`, Winograd's."""
     pad = kernel // 2
     pixels = ((size + 2 * pad - kernel) // stride + 1) ** 2
     inputs = [randn(1, channels, size, size), randn(out, channels // groups, kernel, kernel), randn(out)]
@@ -97,8 +103,8 @@ def convolution(channels: int, size: int, out: int, kernel: int, stride: int, gr
         y = CONV(x, w, b, [stride, stride], [pad, pad], [1, 1], False, [0, 0], groups)
         return aten.relu.default(y)
 
-    template = Depthwise() if groups == channels else ConvDirect()
-    name = f"{template.name} {channels}x{size}x{size} to {out} k{kernel} s{stride} g{groups}"
+    template: Any = Winograd(m) if m else Depthwise() if groups == channels else ConvDirect()
+    name = f"{template.name}{m or ''} {channels}x{size}x{size} to {out} k{kernel} s{stride} g{groups}"
     flops = 2 * pixels * out * channels // groups * kernel**2
     return Case(name, template, CONV, fn, inputs, (1, 2), flops, channels >= HOST.block)
 
@@ -138,7 +144,8 @@ def others() -> Iterator[Case]:
 def cases() -> Iterator[Case]:
     yield convolution(3, 224, 64, 7, 2)
     for channels, size in ((64, 56), (128, 28), (256, 14), (512, 7)):
-        yield convolution(channels, size, channels, 3, 1)
+        for m in (None, 4, 2):
+            yield convolution(channels, size, channels, 3, 1, m=m)
         yield convolution(channels, size, 4 * channels, 1, 1)
         yield convolution(4 * channels, size, channels, 1, 1)
     yield convolution(128, 56, 128, 3, 2)
@@ -162,8 +169,10 @@ def cases() -> Iterator[Case]:
 
 
 def main() -> None:
-    limit = peak()
-    print(f"peak {limit:.1f} GFLOP/s a core ({HOST.cpu})")
+    one = peak()
+    limit = one * THREADS
+    clock = time.thread_time if THREADS == 1 else time.perf_counter
+    print(f"peak {one:.1f} GFLOP/s a core ({HOST.cpu}), {THREADS} threads")
     for case in cases():
         if len(sys.argv) > 1 and sys.argv[1] not in case.name:
             continue
@@ -175,7 +184,7 @@ def main() -> None:
         compiled = time.perf_counter() - start
         arguments = built.arguments(case.inputs)
         result = built.empty_output()
-        seconds = best_seconds(lambda: built.module["main"](*arguments, result))  # noqa: B023
+        seconds = best_seconds(lambda: built.module["main"](*arguments, result), clock)  # noqa: B023
         speed = case.flops / seconds / 1e9
         print(
             f"{case.name:45s} {seconds * 1e6:9.1f} us {speed:7.1f} GFLOP/s {100 * speed / limit:5.0f} %"
