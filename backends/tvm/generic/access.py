@@ -95,20 +95,24 @@ def _strides(b: RegionBuilder, stage: Stage, spatial: int | None, reduce: int | 
     analyzer = b.f.analyzer
     position = [_variable(analyzer, e) for e in stage.domain.extents]
     r = [_variable(analyzer, e) for e in stage.reduce]
-    flats: list[list[Expr]] = []
     source: list[Expr] = position if spatial is not None else r
     axis = spatial if spatial is not None else reduce
     assert axis is not None
     extent = (stage.domain.extents if spatial is not None else stage.reduce)[axis]
-    block = _variable(analyzer, max(1, extent // lanes))
-    for lane in (0, 1):
-        source[axis] = block * lanes + lane if extent > lanes else lane
-        flats.append(_flat_reads(b, stage, position, r))
-    result: list[int | None] = []
-    for first, second in zip(*flats, strict=True):
-        step = analyzer.simplify(second - first)
-        result.append(int(step) if isinstance(step, (int, tirx.IntImm)) else None)
-    return result
+
+    def steps(start: Expr) -> list[int | None]:
+        flats = []
+        for lane in (0, 1):
+            source[axis] = start + lane
+            flats.append(_flat_reads(b, stage, position, r))
+        differences = [analyzer.simplify(second - first) for first, second in zip(*flats, strict=True)]
+        return [int(d) if isinstance(d, (int, tirx.IntImm)) else None for d in differences]
+
+    aligned = steps(_variable(analyzer, extent // lanes) * lanes if extent > lanes else 0)
+    if reduce is None or None not in aligned:
+        return aligned
+    # a common factor of the lanes and a row's length may hide what holds at every place
+    return [a if a is not None else e for a, e in zip(aligned, steps(_variable(analyzer, extent - 1)), strict=True)]
 
 
 def _variable(analyzer: Expr, extent: int) -> Expr:
@@ -134,14 +138,19 @@ def _flatten(index: Sequence[Expr], extents: Sequence[int]) -> Expr:
     return flat
 
 
-def row_prefix(b: RegionBuilder) -> int:
-    """How many leading axes every stage shares with the result, and reads the others at just its own."""
+def row_prefix(b: RegionBuilder, lanes: int) -> int:
+    """How many leading axes every stage shares with the result, and reads the others at just its own.
+
+    An aggregate that is best computed for neighbouring elements at once keeps the axis of these.
+    """
     out = b.stages[-1]
     best = 1 if len(out.domain.extents) > len(out.shape) else len(out.shape)
     for stage in b.stages:
         same = [a == c for a, c in zip(stage.shape, out.shape, strict=False)]
         if stage.scan is not None:
             best = min(best, stage.scan)
+        if stage.combine is not None and (wide := choose_axis(b, stage, 0, lanes).spatial) is not None:
+            best = min(best, wide)
         best = min(best, same.index(False) if False in same else len(same))
         position = [tirx.Var("i", "int32") for _ in stage.domain.extents]
         with b.observed() as (_, reads):

@@ -74,20 +74,44 @@ def build_convolution(b: RegionBuilder, node: fx.Node) -> Field:
         group = index[1] // per_out
         channel = group * per_in + r[0]
         if transposed:
-            steps = [o + p - k * d for o, k, (_, _, p, d) in zip(index[2:], r[1:], reach, strict=True)]
-            where = [t // s if s > 1 else t for t, (_, s, _, _) in zip(steps, reach, strict=True)]
-            conditions = [t >= 0 for t in steps] + [i < e for i, e in zip(where, space, strict=True)]
-            conditions += [tirx.EQ(t % s, 0) for t, (_, s, _, _) in zip(steps, reach, strict=True) if s > 1]
-            inside, weight = both(conditions), [channel, index[1] % per_out, *r[1:]]
+            where, taken, conditions = _transposed_places(index[2:], r[1:], space, reach)
+            inside, weight = both(conditions), [channel, index[1] % per_out, *taken]
         else:
             where = [o * s - p + k * d for o, k, (_, s, p, d) in zip(index[2:], r[1:], reach, strict=True)]
             inside, weight = window_conditions(where, space, shape[2:], reach), [index[1], *r]
         return b.guard(inside, lambda: x.at([index[0], channel, *where]) * w.at(weight), zero)
 
-    total = b.reduce(shape, (per_in, *taps), value, add, 0, dtype)
+    steps = [_transposed_taps(*k) for k in reach] if transposed else taps
+    total = b.reduce(shape, (per_in, *steps), value, add, 0, dtype)
     if bias is None:
         return total
     return b.field(shape, dtype, lambda i: total.at(i) + b.operand_at(bias, [i[1]]))
+
+
+def _transposed_taps(kernel: int, stride: int, pad: int, dilation: int) -> int:
+    """How many taps of a transposed convolution may meet one output element."""
+    return -(-kernel // stride) if dilation == 1 else kernel
+
+
+def _transposed_places(
+    out: Sequence[Expr], r: Sequence[Expr], space: Sequence[int], reach: Sequence[tuple[int, int, int, int]]
+) -> tuple[list[Expr], list[Expr], list[Expr]]:
+    """(input index, tap, conditions) of the r-th tap that meets an output element: o + pad = stride i + dilation k."""
+    where: list[Expr] = []
+    taps: list[Expr] = []
+    conditions: list[Expr] = []
+    for o, k, extent, (kernel, stride, pad, dilation) in zip(out, r, space, reach, strict=True):
+        moved = o + pad
+        if dilation == 1:
+            tap, i = moved % stride + k * stride, moved // stride - k
+            conditions += [tap < kernel] if kernel % stride else []
+        else:
+            tap, i = k, (moved - k * dilation) // stride
+            conditions += [(moved - k * dilation) % stride == 0] if stride > 1 else []
+        where.append(i)
+        taps.append(tap)
+        conditions += [i >= 0, i < extent]
+    return where, taps, conditions
 
 
 def build_attention(b: RegionBuilder, node: fx.Node) -> Field:

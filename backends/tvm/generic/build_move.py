@@ -76,7 +76,7 @@ def build_pad(b: RegionBuilder, node: fx.Node) -> Field:
     def at(index: Sequence[Expr]) -> Expr:
         where = []
         for i, p, extent, grown in zip(index, low, source.shape, shape, strict=True):
-            if extent == grown:
+            if extent == grown and p == 0:
                 where.append(i)
             elif reflect:
                 j = tirx.abs(i - p)

@@ -6,7 +6,7 @@ softmax(x)    = exp(x - max) / sum(exp(x - max))
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch import fx
 from ..compat import tirx
 from ..kernels.emit import Expr
 from ..ops import math
-from .build_reduce import add, axes_of, dropped, lowest, over_axes
+from ..ops.arithmetic import isfinite
+from .build_reduce import add, axes_of, divided, dropped, lowest, over_axes
 from .region import RegionBuilder, output_shape
-from .stage import Field
+from .stage import Field, Stage
 
 aten = torch.ops.aten
 
@@ -43,9 +44,10 @@ def build_rms_norm(b: RegionBuilder, node: fx.Node) -> Field:
     count = prod(source.shape[d] for d in axes)
     total = over_axes(b, source, axes, add, 0, dtype, lambda x, _: x * x)
 
+    scale = _inverse_root(b, total.shape, dtype, lambda row: divided(total.at(row), count, dtype), eps)
+
     def at(index: Sequence[Expr]) -> Expr:
-        mean = total.at([i for d, i in enumerate(index) if d not in axes]) / tirx.const(float(count), dtype)
-        result = source.at(index) / tirx.sqrt(mean + tirx.const(eps, dtype))
+        result = source.at(index) * scale.at([i for d, i in enumerate(index) if d not in axes])
         return result if weight is None else result * b.operand(weight, index)
 
     return b.field(shape, dtype, at)
@@ -56,11 +58,11 @@ def _normalize(
 ) -> Field:
     shape, dtype = output_shape(node)
     mean, variance = moments(b, source, axes, dtype)
+    scale = _inverse_root(b, mean.shape, dtype, variance, eps)
 
     def at(index: Sequence[Expr]) -> Expr:
         row = [i for d, i in enumerate(index) if d not in axes]
-        one = tirx.const(1.0, dtype)
-        result = (source.at(index) - mean(row)) * (one / tirx.sqrt(variance(row) + tirx.const(eps, dtype)))
+        result = (source.at(index) - mean.at(row)) * scale.at(row)
         if weight is not None:
             result = result * b.operand(weight, index)
         return result if bias is None else result + b.operand(bias, index)
@@ -70,27 +72,34 @@ def _normalize(
 
 def moments(
     b: RegionBuilder, source: Field, axes: Sequence[int], dtype: str, correction: float = 0.0
-) -> tuple[Any, Any]:
-    """(mean, variance) of a row as functions of its index; two passes, so that nothing cancels."""
+) -> tuple[Stage, Callable[[Sequence[Expr]], Expr]]:
+    """The means of all rows, and the variance of a row by its index; two passes, so that nothing cancels."""
     count = prod(source.shape[d] for d in axes)
     total = over_axes(b, source, axes, add, 0, dtype)
-
-    def mean(row: Sequence[Expr]) -> Expr:
-        return total.at(row) / tirx.const(float(count), dtype)
+    mean = b.store(b.field(total.shape, dtype, lambda row: divided(total.at(row), count, dtype)))
 
     def squared(x: Expr, index: Sequence[Expr]) -> Expr:
-        difference = x - mean([i for d, i in enumerate(index) if d not in axes])
+        difference = x - mean.at([i for d, i in enumerate(index) if d not in axes])
         return difference * difference
 
     squares = over_axes(b, source, axes, add, 0, dtype, squared)
     freedom = count - correction
 
     def variance(row: Sequence[Expr]) -> Expr:
-        if freedom <= 0:
-            return squares.at(row) / tirx.const(0.0, dtype)
-        return squares.at(row) / tirx.const(float(freedom), dtype)
+        return divided(squares.at(row), freedom, dtype)
 
     return mean, variance
+
+
+def _inverse_root(
+    b: RegionBuilder, shape: Sequence[int], dtype: str, value: Callable[[Sequence[Expr]], Expr], eps: float
+) -> Stage:
+    """1 / sqrt(value + eps), once a row: in the loop over its elements it would be a division and a root for each."""
+
+    def at(row: Sequence[Expr]) -> Expr:
+        return tirx.const(1.0, dtype) / tirx.sqrt(value(row) + tirx.const(eps, dtype))
+
+    return b.store(b.field(shape, dtype, at))
 
 
 def build_group_norm(b: RegionBuilder, node: fx.Node) -> Field:
@@ -103,12 +112,11 @@ def build_group_norm(b: RegionBuilder, node: fx.Node) -> Field:
         (shape[0], groups, per, *shape[2:]), dtype, lambda i: source.at([i[0], i[1] * per + i[2], *i[3:]])
     )
     mean, variance = moments(b, grouped, list(range(2, len(grouped.shape))), dtype)
+    scale = _inverse_root(b, mean.shape, dtype, variance, float(eps))  # type: ignore[arg-type]
 
     def at(index: Sequence[Expr]) -> Expr:
         row = [index[0], b.f.simplify(index[1] // per) if groups < shape[1] else index[1]]
-        one = tirx.const(1.0, dtype)
-        scale = one / tirx.sqrt(variance(row) + tirx.const(float(eps), dtype))  # type: ignore[arg-type]
-        result = (source.at(index) - mean(row)) * scale
+        result = (source.at(index) - mean.at(row)) * scale.at(row)
         if weight is not None:
             result = result * b.operand_at(weight, [index[1]])
         return result if bias is None else result + b.operand_at(bias, [index[1]])
@@ -139,7 +147,8 @@ def build_softmax(b: RegionBuilder, node: fx.Node) -> Field:
     shape, dtype = output_shape(node)
     if not shape:
         log = node.target is aten._log_softmax.default
-        return b.field(shape, dtype, lambda i: source.at(i) - source.at(i) + tirx.const(0.0 if log else 1.0, dtype))
+        alone, nan = tirx.const(0.0 if log else 1.0, dtype), tirx.const(float("nan"), dtype)
+        return b.field(shape, dtype, lambda i: tirx.Select(isfinite(source.at(i)), alone, nan))
     axes = axes_of(node.args[1], len(shape))
     largest = over_axes(b, source, axes, math.maximum, lowest(dtype), dtype)
 
@@ -151,4 +160,5 @@ def build_softmax(b: RegionBuilder, node: fx.Node) -> Field:
         return b.field(shape, dtype, lambda i: source.at(i) - largest.at(row(i)) - math.ln(total.at(row(i))))
     powers = b.store(b.field(shape, dtype, lambda i: math.exp(source.at(i) - largest.at(row(i)))))
     total = over_axes(b, powers, axes, add, 0, dtype)
-    return b.field(shape, dtype, lambda i: powers.at(i) / total.at(row(i)))
+    inverse = b.store(b.field(total.shape, dtype, lambda i: tirx.const(1.0, dtype) / total.at(i)))
+    return b.field(shape, dtype, lambda i: powers.at(i) * inverse.at(row(i)))

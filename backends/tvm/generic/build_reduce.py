@@ -42,6 +42,11 @@ def multiply(a: Expr, b: Expr) -> Expr:
     return a * b
 
 
+def divided(x: Expr, count: float, dtype: str) -> Expr:
+    """x / max(count, 0); TVM refuses to write a division by the constant 0, which gives NaN or inf."""
+    return x / tirx.const(float(count), dtype) if count > 0 else x * tirx.const(float("inf"), dtype)
+
+
 def axes_of(dims: Any, rank: int) -> list[int]:
     """Axes as numbers from 0; none given means all."""
     if dims is None or (isinstance(dims, (list, tuple)) and not dims):
@@ -95,25 +100,29 @@ def build_reduce(b: RegionBuilder, node: fx.Node) -> Field:
         "max": (math.maximum, lowest(dtype)),
         "amin": (math.minimum, highest(dtype)),
         "min": (math.minimum, highest(dtype)),
-        "any": (tirx.Or, False),
-        "all": (tirx.And, True),
+        "any": (tirx.max, 0),
+        "all": (tirx.min, 1),
     }[name]
-    if dtype == "bool" and name in ("amax", "max", "amin", "min"):
-        combine = tirx.Or if "max" in name else tirx.And
+    truth = name in ("any", "all")
+    if dtype == "bool":
+        combine = tirx.Or if name in ("any", "amax", "max") else tirx.And
 
-    total = over_axes(b, source, axes, combine, initial, dtype, lambda x, _: cast(x, dtype))
+    def element(x: Expr, index: Sequence[Expr]) -> Expr:
+        return cast(cast(x, "bool") if truth else x, dtype)  # any and all of uint8 are uint8
+
+    total = over_axes(b, source, axes, combine, initial, dtype, element)
     count = prod(source.shape[d] for d in axes)
 
     def at(index: Sequence[Expr]) -> Expr:
         result = total.at(dropped(index, axes, keepdim))
-        return result / tirx.const(float(count), dtype) if name == "mean" else result
+        return divided(result, count, dtype) if name == "mean" else result
 
     return b.field(shape, dtype, at)
 
 
 def build_argument(b: RegionBuilder, node: fx.Node) -> Field:
     """argmax and argmin: the first place of the extremum; a NaN is one."""
-    source = b[node.args[0]]
+    source = _as_numbers(b[node.args[0]])
     shape, dtype = output_shape(node)
     rank = len(source.shape)
     dim = node.args[1] if len(node.args) > 1 else None
@@ -137,6 +146,13 @@ def build_argument(b: RegionBuilder, node: fx.Node) -> Field:
     return b.field(
         shape, dtype, lambda i: tirx.Cast(dtype, first.at(dropped(i, axes, keep) if dim is not None else []))
     )
+
+
+def _as_numbers(source: Field) -> Field:
+    """Truth values as 0 and 1."""
+    if source.dtype != "bool":
+        return source
+    return Field(source.shape, "int8", lambda i: tirx.Cast("int8", source.at(i)))
 
 
 def build_logsumexp(b: RegionBuilder, node: fx.Node) -> Field:

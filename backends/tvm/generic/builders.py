@@ -56,7 +56,7 @@ BUILDERS: Mapping[Any, Build] = {
     **dict.fromkeys((aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default), build_pool),
     **dict.fromkeys((aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default), build_pool),
     **dict.fromkeys((aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default), build_adaptive_pool),
-    aten._adaptive_avg_pool3d.default: build_adaptive_pool,
+    **dict.fromkeys((aten.adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d.default), build_adaptive_pool),
     aten.linear.default: build_linear,
     **dict.fromkeys((aten.matmul.default, aten.mm.default, aten.bmm.default), build_matmul),
     aten.convolution.default: build_convolution,

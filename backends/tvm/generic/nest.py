@@ -18,7 +18,7 @@ from typing import Any
 from ..compat import tirx
 from ..kernels.emit import Expr
 from .access import Axis, choose_axis, merge_reduced, row_prefix
-from .region import PARALLEL_ELEMENTS, RegionBuilder
+from .region import PARALLEL_ELEMENTS, RegionBuilder, as_truth, in_memory
 from .stage import Stage
 
 _TASKS = 64
@@ -39,14 +39,14 @@ class Nest:
         """Rows where possible, else one nest a stage."""
         *inner, out = self.stages
         out.buffer = self.f.output
-        prefix = row_prefix(self.b) if inner else 0
+        prefix = row_prefix(self.b, self.f.task.target.lanes) if inner else 0
         extents = out.domain.extents
         rows = prod(extents[:prefix])
         if prefix and rows >= 2 * self.threads:
             self._rows(inner, out, prefix, rows)
             return
         for stage in inner:
-            stage.buffer = self.f.scratch(stage.domain.extents or (1,), stage.dtype)
+            stage.buffer = self.f.scratch((prod(stage.domain.extents),), in_memory(stage.dtype))
             self._stage(stage, [], parallel=True)
         self._stage(out, [], parallel=True)
 
@@ -57,7 +57,7 @@ class Nest:
             fixed = self.f.unravel(row, out.domain.extents[:prefix])
             for stage in inner:
                 stage.prefix = prefix
-                stage.buffer = self.f.scratch(stage.domain.extents[prefix:] or (1,), stage.dtype)
+                stage.buffer = self.f.scratch((prod(stage.domain.extents[prefix:]),), in_memory(stage.dtype))
                 self._stage(stage, fixed, parallel=False)
             self._stage(out, fixed, parallel=False)
 
@@ -179,9 +179,7 @@ class Nest:
             with self.f.lanes(n) as v:
                 self._put(stage, at(v), stage.value(stage.domain.logical(at(v)), ()))
             return
-        acc = self.f.vector(n, stage.dtype)
-        with self.f.lanes(n) as v:
-            self.f.store(acc, tirx.const(stage.initial, stage.dtype), [v])
+        acc = self._accumulator(stage, n)
         if stage.scan is not None:
             self._scan(stage, position, at, acc, n)
             return
@@ -189,21 +187,34 @@ class Nest:
         def accumulate(r: Sequence[Expr]) -> None:
             with self.f.lanes(n) as v:
                 value = stage.value(stage.domain.logical(at(v)), r)
-                self.f.store(acc, stage.combine(acc[v], self._cast(value, stage.dtype)), [v])  # type: ignore[misc]
+                self._combine(stage, acc, v, value)
             self.b.forget()
 
         self._reduce_loops(stage.reduce, (), accumulate)
         with self.f.lanes(n) as v:
-            self._put(stage, at(v), acc[v])
+            self._put(stage, at(v), as_truth(acc[v], stage.dtype))
+
+    def _accumulator(self, stage: Stage, n: int) -> Any:
+        """`n` lanes that begin at `initial`. Running sums are long chains of roundings, so they run in float64."""
+        wide = stage.scan is not None and stage.dtype == "float32"
+        acc = self.f.vector(n, "float64" if wide else in_memory(stage.dtype))
+        with self.f.lanes(n) as v:
+            self.f.store(acc, tirx.const(stage.initial, acc.dtype), [v])
+        return acc
+
+    def _combine(self, stage: Stage, acc: Any, lane: Expr, value: Expr) -> None:
+        """acc[lane] = combine(acc[lane], value)."""
+        assert stage.combine is not None
+        dtype = "bool" if stage.dtype == "bool" else str(acc.dtype)
+        result = stage.combine(as_truth(acc[lane], dtype), self._cast(value, dtype))
+        self.f.store(acc, self._cast(result, str(acc.dtype)), [lane])
 
     def _scan(self, stage: Stage, position: Sequence[Expr], at: Callable[[Expr], list[Expr]], acc: Any, n: int) -> None:
         assert stage.scan is not None
-        assert stage.combine is not None
         with self.f.serial(stage.domain.extents[stage.scan]) as i, self.f.lanes(n) as v:
             here = at(v)
             here[stage.scan] = i
-            value = self._cast(stage.value(here, ()), stage.dtype)
-            self.f.store(acc, stage.combine(acc[v], value), [v])
+            self._combine(stage, acc, v, self._cast(stage.value(here, ()), stage.dtype))
             self._put(stage, here, acc[v])
 
     def _reduce_loops(
@@ -220,43 +231,42 @@ class Nest:
     def _lane_sums(self, stage: Stage, position: Sequence[Expr], d: int | None) -> None:
         """Aggregate along a contiguous axis: lane-wide partial results, then a tree over the lanes."""
         assert d is not None
-        assert stage.combine is not None
-        combine, lanes, extent = stage.combine, self.f.task.target.lanes, stage.reduce[d]
-        width = lanes * _WIDE if extent >= 2 * lanes * _WIDE else lanes if extent >= lanes else 1
+        lanes, extent = self.f.task.target.lanes, stage.reduce[d]
+        width = lanes * _WIDE if extent >= 2 * lanes * _WIDE else min(lanes, extent)
         index = stage.domain.logical(position)
-        acc = self.f.vector(width, stage.dtype)
-        with self.f.lanes(width) as v:
-            self.f.store(acc, tirx.const(stage.initial, stage.dtype), [v])
+        acc = self._accumulator(stage, width)
 
         def add(r: Sequence[Expr], start: Expr, n: int) -> None:
             with self.f.lanes(n) as v:
                 where = [start + v if i == d else x for i, x in enumerate(r)]
-                value = self._cast(stage.value(index, where), stage.dtype)
-                self.f.store(acc, combine(acc[v], value), [v])
+                self._combine(stage, acc, v, stage.value(index, where))
             self.b.forget()
 
         def along(r: Sequence[Expr]) -> None:
             done = 0
-            for n in dict.fromkeys((width, min(width, lanes), 1)):
-                count = (extent - done) // n
+            for n in dict.fromkeys((width, min(width, lanes), extent % min(width, lanes))):
+                count = (extent - done) // n if n else 0
                 if count == 1:
                     add(r, done, n)
                 elif count > 1:
                     with self.f.serial(count) as k:
-                        add(r, done + k * n, n)
+                        # named, since a common factor of n and a row's length hides from TVM what lies in a row
+                        add(r, self.f.let(done + k * n, extent), n)
                 done += count * n
 
         self._reduce_loops([1 if i == d else e for i, e in enumerate(stage.reduce)], (), along)
         while width > 1:
-            width //= 2
-            with self.f.lanes(width) as v:
-                self.f.store(acc, combine(acc[v], acc[width + v]), [v])
-        self._put(stage, position, acc[0])
+            half = (width + 1) // 2
+            with self.f.lanes(width - half) as v:
+                self._combine(stage, acc, v, as_truth(acc[half + v], stage.dtype))
+            width = half
+        self._put(stage, position, as_truth(acc[0], stage.dtype))
 
     def _put(self, stage: Stage, position: Sequence[Expr], value: Expr) -> None:
         """Store one element (of a vector) at its physical position."""
         where = list(position)[stage.prefix :] or [0] * len(stage.buffer.shape)
-        self.f.store(stage.buffer, self._cast(value, stage.dtype), [self.f.simplify(i) for i in where])
+        value = self._cast(self._cast(value, stage.dtype), str(stage.buffer.dtype))
+        self.f.store(stage.buffer, value, [self.f.simplify(i) for i in where])
         self.b.forget()
 
     @staticmethod

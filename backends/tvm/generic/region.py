@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from torch import fx
 
-from ..compat import IRBuilder, T, tirx
+from ..compat import IRBuilder, T, structural_equal, structural_hash, tirx
 from ..kernels.emit import Expr, Function
 from ..ops.lanes import once, scalar_code
 from ..views import broadcast_index, dtype_of, shape_of
@@ -33,20 +34,21 @@ class RegionBuilder:
         self.fields: dict[fx.Node, Field] = {}
         self.loads: list[tuple[Any, list[Expr]]] | None = None
         self.reads: list[tuple[Stage, Sequence[Expr]]] | None = None
-        self._guards = self._forced = self._trying = 0
-        self._named: dict[tuple[object, ...], tuple[Expr, Sequence[Expr]]] = {}
+        self._forced = 0
+        self._named: dict[tuple[object, ...], Expr] = {}
 
     def placeholder(self, node: fx.Node, position: int) -> Field:
         """A region input, in the layout it has."""
         value = self.f.task.inputs[position]
         domain = Domain(value.shape, value.layout)
         buffer = self.f.inputs.get(position)
+        flat = None if buffer is None else self.f.alias(buffer, (prod(domain.extents),))
 
         def at(index: Sequence[Expr]) -> Expr:
             where = [self.f.simplify(i) for i in domain.physical(index)]
             if self.loads is not None:
                 self.loads.append((buffer, where))
-            return buffer[tuple(self._inside(where, domain.extents))]
+            return flat[self._offset(self._inside(where, domain.extents), domain.extents)]  # type: ignore[index]
 
         return Field(value.shape, value.dtype, at)
 
@@ -64,14 +66,10 @@ class RegionBuilder:
             return result
 
         def at(index: Sequence[Expr]) -> Expr:
-            if self._guards and not self._forced and not self._trying:
-                return result.at(index)  # within if_then_else: nothing may be read before it
-            key = (node, self._forced > 0, *(i if isinstance(i, int) else id(i) for i in index))
+            key = (node, *(_Same.of(i) for i in index))
             if key not in self._named:
-                found = result.at(index)
-                value = found if self.loads is not None else once(found)
-                self._named[key] = (value, tuple(index))  # kept: ids must not be reused
-            return self._named[key][0]
+                self._named[key] = once(result.at(index))
+            return self._named[key]
 
         return Field(result.shape, result.dtype, at)
 
@@ -94,46 +92,46 @@ class RegionBuilder:
         condition = condition if isinstance(condition, bool) else self.f.simplify(condition)
         if isinstance(condition, (bool, tirx.IntImm)):
             return yes() if bool(condition) else no()
-        with self._guarded():
-            if not (self._names_values(yes) or self._names_values(no)):
-                return tirx.if_then_else(condition, yes(), no())
-            self._forced += 1
-            try:
-                return tirx.Select(condition, yes(), no())
-            finally:
-                self._forced -= 1
+        if not self._forced:
+            with self.look() as frame:
+                pure = yes(), no()
+                emitted = len(frame.stmts) > 0
+            if not emitted:
+                return tirx.if_then_else(condition, *pure)
+        self._forced += 1
+        try:
+            return tirx.Select(condition, yes(), no())
+        finally:
+            self._forced -= 1
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        self._guards += 1
-        try:
-            yield
-        finally:
-            self._guards -= 1
-
-    def _names_values(self, formula: Callable[[], Expr]) -> bool:
-        """Whether evaluating a formula emits statements."""
-        named, self._named = self._named, {}
-        self._trying += 1
+    def look(self) -> Iterator[Any]:
+        """Evaluate formulas in vain: their statements and the names these make are thrown away."""
+        kept = dict(self._named)
         try:
             with aside() as frame:
-                formula()
-                return len(frame.stmts) > 0
+                yield frame
         finally:
-            self._trying -= 1
-            self._named = named
+            self._named = kept
 
     @contextmanager
     def observed(self) -> Iterator[tuple[list[Any], list[Any]]]:
         """Lists that collect what formulas read, of inputs and of stages; nothing is emitted."""
-        named, self._named = self._named, {}
         self.loads, self.reads = [], []
+        named, self._named = self._named, {}  # nothing that was named before is left out
         try:
-            with aside():
+            with self.look():
                 yield self.loads, self.reads
         finally:
             self.loads = self.reads = None
             self._named = named
+
+    def _offset(self, where: Sequence[Expr], extents: Sequence[int]) -> Expr:
+        """Row-major offset. TVM's own (Buffer.ElemOffset) is wrong for ((i + a) % n + b) % n in rows of n elements."""
+        offset: Expr = 0
+        for i, extent in zip(where, extents, strict=True):
+            offset = offset * extent + i
+        return self.f.simplify(offset)
 
     def _inside(self, where: list[Expr], extents: Sequence[int]) -> list[Expr]:
         """Physical indices forced to lie inside the buffer, within a formula that is evaluated in vain."""
@@ -206,7 +204,7 @@ class RegionBuilder:
                 return tirx.const(1, stage.dtype)
             where = [self.f.simplify(i) for i in stage.domain.physical(index)]
             where = self._inside(where, stage.domain.extents)[stage.prefix :]
-            return stage.buffer[tuple(where or [0])]
+            return as_truth(stage.buffer[self._offset(where, stage.domain.extents[stage.prefix :])], stage.dtype)
 
         stage.at = at
         self.stages.append(stage)
@@ -235,6 +233,34 @@ def aside() -> Iterator[Any]:
             yield frame
         frame.__exit__(None, None, None)
         builder.get()
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """An index expression that equals every expression of the same structure."""
+
+    value: Expr
+
+    @staticmethod
+    def of(index: Expr) -> object:
+        return index if isinstance(index, int) else _Same(index)
+
+    def __hash__(self) -> int:
+        return int(structural_hash(self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and bool(structural_equal(self.value, other.value))
+
+
+def in_memory(dtype: str) -> str:
+    """What values are kept as in scratch: vectors of single bits do not survive a buffer."""
+    return "int8" if dtype == "bool" else dtype
+
+
+def as_truth(value: Expr, dtype: str) -> Expr:
+    """A value read from scratch, as `dtype`."""
+    kept = str(value.ty.dtype)
+    return tirx.NE(value, tirx.const(0, kept)) if dtype == "bool" and kept != "bool" else value
 
 
 def output_shape(node: fx.Node) -> tuple[tuple[int, ...], str]:
