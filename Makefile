@@ -2,7 +2,7 @@
 #   make demo    the main job: digits and an ImageNet-sized ResNet-50, compiled, saved, run from a fresh process
 #   make test    the suite          make bars    what is too long for it (whole networks, many random graphs, kills)
 #   make lint    ruff               make types   mypy --strict
-# A part of the suite: make test TESTS=tests/ir ARGS="-x -k capture"
+# A part of the suite: make test TESTS=tests/ir ARGS="-x -k capture". JOBS processes run it; JOBS=0 is one, in order.
 SHELL := /bin/sh
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 TESTS ?= tests
+JOBS ?= 2
 ARGS ?=
 
 .PHONY: setup demo test bars lint format types clean
@@ -32,7 +33,7 @@ demo: $(READY)
 	$(BIN)/python examples/digits/demo.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/pytest $(TESTS) $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(TESTS) $(ARGS)
 
 bars: $(READY)
 	$(BIN)/pytest $(TESTS) -m bars $(ARGS)
