@@ -33,7 +33,7 @@ demo: $(READY)
 	$(BIN)/python examples/digits/demo.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(TESTS) $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS) $(ARGS)
 
 bars: $(READY)
 	$(BIN)/pytest $(TESTS) -m bars $(ARGS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tree import ROOT, files
@@ -32,3 +34,15 @@ def test_example(name: str) -> None:
     for line in said.splitlines():
         if line.startswith("largest difference"):
             assert float(line.rsplit(maxsplit=1)[1]) < 1e-5
+
+
+README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", range(len(README)))
+def test_the_readme_runs(block: int, tmp_path: Path) -> None:
+    code = README[block] + "\nprint(tuple(y.shape))\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] in ("(1, 16, 30, 30)", "(8, 32)")
+    assert "eager" not in done.stderr
