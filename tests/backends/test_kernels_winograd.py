@@ -31,21 +31,18 @@ def conv(padding: Sequence[int], after: Callable[..., Any] = lambda y: y) -> Cal
     return lambda x, w, b, *more: after(CONV(x, w, b, one, p, one, False, none, 1), *more)
 
 
-def assert_near(actual: np.ndarray, fn: Callable[..., Any], inputs: Sequence[torch.Tensor], m: int) -> float:
-    """max|actual - ref64| <= FACTOR max|eager32 - ref64| + 8 ulp of the scale, and within 2e-5 of the scale."""
-    reference, eager = fn(*(t.double() for t in inputs)).numpy(), fn(*inputs).numpy()
-    scale = float(np.abs(reference).max())
-    error, own = float(np.abs(actual - reference).max()), float(np.abs(eager - reference).max())
-    assert error <= FACTOR[m] * own + 8 * unit_in_last_place(scale, "float32"), (error, own, scale)
+def assert_near(actual: np.ndarray, fn: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> None:
+    """max|actual - ref64| <= 2e-5 max|ref64|. Eager's own error says little where it is the largest of a few."""
+    reference = fn(*(t.double() for t in inputs)).numpy()
+    error, scale = float(np.abs(actual - reference).max()), float(np.abs(reference).max())
     assert error <= 2e-5 * scale, (error, scale)
-    return error / own
 
 
 def check(
     m: int, fn: Callable[..., Any], inputs: Sequence[torch.Tensor], constants: Sequence[int] = (1, 2), **options: Any
 ) -> Built:
     built = build(Winograd(m), make_task(fn, inputs, constants, anchor=CONV, kind="conv", **options))
-    assert_near(built.run(inputs), fn, inputs, m)
+    assert_near(built.run(inputs), fn, inputs)
     return built
 
 
@@ -66,14 +63,20 @@ def layer(x: tuple[int, ...], out: int) -> list[torch.Tensor]:
 def test_any_size_padding_and_channels(
     m: int, size: tuple[int, int], padding: tuple[int, int], batch: int, channels: int, out: int
 ) -> None:
-    assume(all(s + 2 * p >= 3 for s, p in zip(size, padding, strict=True)))
+    made = [s + 2 * p - 2 for s, p in zip(size, padding, strict=True)]
+    assume(min(made) > 0)
+    assume(batch * out * made[0] * made[1] >= 16)  # fewer results may all be near zero, which is no scale
     check(m, conv(padding), layer((batch, channels, *size), out))
 
 
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize(("channels", "size"), [(64, 28), (128, 14), (256, 7)])
-def test_typical_layers(m: int, channels: int, size: int) -> None:
-    check(m, conv([1, 1]), layer((1, channels, size, size), channels))
+def test_error_of_typical_layers(m: int, channels: int, size: int) -> None:
+    inputs, fn = layer((1, channels, size, size), channels), conv([1, 1])
+    actual = check(m, fn, inputs).run(inputs)
+    reference, eager = fn(*(t.double() for t in inputs)).numpy(), fn(*inputs).numpy()
+    error, own = np.abs(actual - reference).max(), np.abs(eager - reference).max()
+    assert error <= FACTOR[m] * own + 8 * unit_in_last_place(np.abs(reference).max(), "float32"), error / own
 
 
 def test_without_bias() -> None:
@@ -147,7 +150,7 @@ def test_every_blocking_gives_the_same_bits(m: int, monkeypatch: pytest.MonkeyPa
     for plan in picked:
         monkeypatch.setattr("planish.backends.tvm.kernels.winograd.plan_blocking", lambda *_, plan=plan: plan)
         results.append(build(Winograd(m), task).run(inputs))
-        assert_near(results[-1], fn, inputs, m)
+        assert_near(results[-1], fn, inputs)
     assert all(np.array_equal(results[0], other) for other in results[1:])
 
 

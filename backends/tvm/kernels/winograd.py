@@ -12,10 +12,10 @@ made in float64 once, packed in the order in which it is read:
 Finite inputs only: an inf becomes NaN over a whole tile, so this template is for numerics="fast". The max error of one
 layer of normal data with 64 to 256 channels is 3 to 4 times eager's with m = 4 (about 1e-6 of the output's scale), 1
 to 2 times with m = 2; see winograd_points. Whole networks in which every 3x3 layer of stride 1 with 16 or more
-channels is computed with m = 4 (simulated with the same points and parts) stay far below the bound of 4 times
-eager's error, so that any number of layers may be:
+channels is computed with m = 4 stay far below the bound of 4 times eager's error, so that any number of layers may be:
 
-    VGG-16 0.85   DenseNet-121 1.04   Inception V3 1.15   SqueezeNet 1.21   ResNet-18 and -50 1.33   VGG-11 1.36
+    simulated (same points and parts)    VGG-16 0.85   DenseNet-121 1.04   SqueezeNet 1.21   ResNet-50 1.33
+    these kernels (direct ones)          VGG-11 1.08 (0.85)   ResNet-18 1.74 (1.24)   Inception V3 0.75 (0.52)
 
 When it is the faster one says `pays` (winograd_cost).
 """
