@@ -45,6 +45,7 @@ def check_versions(installed: Callable[[str], str] = metadata.version) -> dict[s
 VERSIONS = check_versions()
 
 import tvm as _tvm  # noqa: E402  (only after the version is known to be right)
+import tvm_ffi as _tvm_ffi  # noqa: E402
 from tvm import relax as _relax  # noqa: E402
 from tvm import s_tir as _s_tir  # noqa: E402
 from tvm import te as _te  # noqa: E402
@@ -53,6 +54,9 @@ from tvm import topi as _topi  # noqa: E402
 from tvm.script.ir_builder import IRBuilder as _IRBuilder  # noqa: E402
 from tvm.tirx.script.builder import ir as _T  # noqa: E402
 
+structural_equal: Any = _tvm_ffi.structural_equal
+structural_hash: Any = _tvm_ffi.structural_hash
+structural_walk: Any = _tvm_ffi.structural_walk
 tvm: Any = _tvm
 relax: Any = _relax
 s_tir: Any = _s_tir

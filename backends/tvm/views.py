@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .compat import tirx, tvm
+from .compat import structural_walk, tirx, tvm
 
 Expr = Any
 
@@ -161,5 +161,18 @@ def _rolled(node: fx.Node, index: Sequence[Expr], sign: int) -> list[Expr]:
     for shift, dim in zip(shifts, dims, strict=True):
         offset = sign * int(shift) % shape[dim]
         if offset:
-            moved[dim] = tirx.floormod(moved[dim] + offset, shape[dim])
+            moved[dim] = _wrapped(moved[dim], offset, shape[dim])
     return moved
+
+
+def _wrapped(index: Expr, offset: int, extent: int) -> Expr:
+    """(index + offset) % extent. TVM's FlattenBuffer turns ((i + a) % n + b) % n into (i + a) % n: no second `%`."""
+    if isinstance(index, int):
+        return (index + offset) % extent
+    if isinstance(index, tirx.FloorMod) and isinstance(index.b, tirx.IntImm) and int(index.b) == extent:
+        return tirx.floormod(index.a + offset, extent)
+    found: list[Expr] = []
+    structural_walk(index, (tirx.FloorMod, found.append))
+    if not found:
+        return tirx.floormod(index + offset, extent)
+    return index + offset - tirx.Select(index < extent - offset, 0, extent)

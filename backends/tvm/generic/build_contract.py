@@ -62,12 +62,13 @@ def build_matmul(b: RegionBuilder, node: fx.Node) -> Field:
 def build_convolution(b: RegionBuilder, node: fx.Node) -> Field:
     """convolution of any rank, dtype, grouping, and transposed."""
     x, w = b[node.args[0]], b[node.args[1]]
-    bias, stride, pad, dilation, transposed, _, groups = node.args[2:9]
+    attributes: Any = node.args[2:9]
+    bias, stride, pad, dilation, transposed, _, groups = attributes
     shape, dtype = output_shape(node)
     space, taps = x.shape[2:], w.shape[2:]
-    reach = list(zip(taps, stride, pad, dilation, strict=True))  # type: ignore[arg-type]
-    per_in = x.shape[1] // groups  # type: ignore[operator]
-    per_out = shape[1] // groups  # type: ignore[operator]
+    reach = list(zip(taps, stride, pad, dilation, strict=True))
+    per_in = x.shape[1] // groups
+    per_out = shape[1] // groups
     zero = tirx.const(0, dtype)
 
     def value(index: Sequence[Expr], r: Sequence[Expr]) -> Expr:
@@ -82,7 +83,7 @@ def build_convolution(b: RegionBuilder, node: fx.Node) -> Field:
         return b.guard(inside, lambda: x.at([index[0], channel, *where]) * w.at(weight), zero)
 
     steps = [_transposed_taps(*k) for k in reach] if transposed else taps
-    total = b.reduce(shape, (per_in, *steps), value, add, 0, dtype)
+    total = b.reduce(shape, (int(per_in), *steps), value, add, 0, dtype)
     if bias is None:
         return total
     return b.field(shape, dtype, lambda i: total.at(i) + b.operand_at(bias, [i[1]]))

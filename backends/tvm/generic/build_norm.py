@@ -150,15 +150,16 @@ def build_softmax(b: RegionBuilder, node: fx.Node) -> Field:
         alone, nan = tirx.const(0.0 if log else 1.0, dtype), tirx.const(float("nan"), dtype)
         return b.field(shape, dtype, lambda i: tirx.Select(isfinite(source.at(i)), alone, nan))
     axes = axes_of(node.args[1], len(shape))
-    largest = over_axes(b, source, axes, math.maximum, lowest(dtype), dtype)
+    # NaN need not win here: it makes the sum, and so the whole row, NaN
+    largest = over_axes(b, source, axes, lambda m, x: math.larger(x, m), lowest(dtype), dtype)
 
     def row(index: Sequence[Expr]) -> list[Expr]:
         return [i for d, i in enumerate(index) if d not in axes]
 
     if node.target is aten._log_softmax.default:
-        total = over_axes(b, source, axes, add, 0, dtype, lambda x, i: math.exp(x - largest.at(row(i))))
+        total = over_axes(b, source, axes, add, 0, dtype, lambda x, i: math.exp_flushed(x - largest.at(row(i))))
         return b.field(shape, dtype, lambda i: source.at(i) - largest.at(row(i)) - math.ln(total.at(row(i))))
-    powers = b.store(b.field(shape, dtype, lambda i: math.exp(source.at(i) - largest.at(row(i)))))
+    powers = b.store(b.field(shape, dtype, lambda i: math.exp_flushed(source.at(i) - largest.at(row(i)))))
     total = over_axes(b, powers, axes, add, 0, dtype)
     inverse = b.store(b.field(total.shape, dtype, lambda i: tirx.const(1.0, dtype) / total.at(i)))
     return b.field(shape, dtype, lambda i: powers.at(i) * inverse.at(row(i)))

@@ -161,14 +161,14 @@ def build_logsumexp(b: RegionBuilder, node: fx.Node) -> Field:
     shape, dtype = output_shape(node)
     axes = axes_of(node.args[1], len(source.shape))
     keepdim = bool(node.args[2]) if len(node.args) > 2 else False
-    largest = over_axes(b, source, axes, math.maximum, lowest(dtype), dtype)
+    largest = over_axes(b, source, axes, lambda m, x: math.larger(x, m), lowest(dtype), dtype)
 
     def shift(index: Sequence[Expr]) -> Expr:
         m = largest.at(index)
         return tirx.Select(tirx.EQ(math.absolute(m), tirx.const(float("inf"), dtype)), tirx.const(0.0, dtype), m)
 
     def element(x: Expr, index: Sequence[Expr]) -> Expr:
-        return math.exp(x - shift([i for d, i in enumerate(index) if d not in axes]))
+        return math.exp_flushed(x - shift([i for d, i in enumerate(index) if d not in axes]))
 
     total = over_axes(b, source, axes, add, 0, dtype, element)
 

@@ -40,7 +40,8 @@ def build_pool(b: RegionBuilder, node: fx.Node) -> Field:
     """max_pool and avg_pool with all their arguments."""
     source = b[node.args[0]]
     shape, dtype = output_shape(node)
-    kernel, stride, pad = (list(a) for a in node.args[1:4])  # type: ignore[union-attr]
+    given: Any = node.args[1:4]
+    kernel, stride, pad = (list(a) for a in given)
     largest = node.target in _MAX
     dilation: Any = node.args[4] if largest else [1] * len(kernel)
     space = source.shape[2:]

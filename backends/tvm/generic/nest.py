@@ -264,7 +264,9 @@ class Nest:
 
     def _put(self, stage: Stage, position: Sequence[Expr], value: Expr) -> None:
         """Store one element (of a vector) at its physical position."""
-        where = list(position)[stage.prefix :] or [0] * len(stage.buffer.shape)
+        where = list(position)
+        if stage.buffer is not self.f.output:
+            where = [self.b.offset(where[stage.prefix :], stage.domain.extents[stage.prefix :])]
         value = self._cast(self._cast(value, stage.dtype), str(stage.buffer.dtype))
         self.f.store(stage.buffer, value, [self.f.simplify(i) for i in where])
         self.b.forget()

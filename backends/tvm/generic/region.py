@@ -42,13 +42,13 @@ class RegionBuilder:
         value = self.f.task.inputs[position]
         domain = Domain(value.shape, value.layout)
         buffer = self.f.inputs.get(position)
-        flat = None if buffer is None else self.f.alias(buffer, (prod(domain.extents),))
+        flat: Any = None if buffer is None else self.f.alias(buffer, (prod(domain.extents),))
 
         def at(index: Sequence[Expr]) -> Expr:
             where = [self.f.simplify(i) for i in domain.physical(index)]
             if self.loads is not None:
                 self.loads.append((buffer, where))
-            return flat[self._offset(self._inside(where, domain.extents), domain.extents)]  # type: ignore[index]
+            return flat[self.offset(self._inside(where, domain.extents), domain.extents)]
 
         return Field(value.shape, value.dtype, at)
 
@@ -126,8 +126,8 @@ class RegionBuilder:
             self.loads = self.reads = None
             self._named = named
 
-    def _offset(self, where: Sequence[Expr], extents: Sequence[int]) -> Expr:
-        """Row-major offset. TVM's own (Buffer.ElemOffset) is wrong for ((i + a) % n + b) % n in rows of n elements."""
+    def offset(self, where: Sequence[Expr], extents: Sequence[int]) -> Expr:
+        """Row-major offset, simplified under the ranges of all open loops."""
         offset: Expr = 0
         for i, extent in zip(where, extents, strict=True):
             offset = offset * extent + i
@@ -204,7 +204,7 @@ class RegionBuilder:
                 return tirx.const(1, stage.dtype)
             where = [self.f.simplify(i) for i in stage.domain.physical(index)]
             where = self._inside(where, stage.domain.extents)[stage.prefix :]
-            return as_truth(stage.buffer[self._offset(where, stage.domain.extents[stage.prefix :])], stage.dtype)
+            return as_truth(stage.buffer[self.offset(where, stage.domain.extents[stage.prefix :])], stage.dtype)
 
         stage.at = at
         self.stages.append(stage)
