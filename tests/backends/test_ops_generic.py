@@ -102,6 +102,12 @@ def reduce_cases() -> dict[str, Case]:
         found[f"logsumexp {shape}"] = Case(call(aten.logsumexp.default, [-1], True), [r(*shape) * 50])
         found[f"cumsum {shape}"] = Case(call(aten.cumsum.default, len(shape) - 1), [r(*shape)])
         found[f"cumsum first {shape}"] = Case(call(aten.cumsum.default, 0), [r(*shape)])
+    return found | whole_cases()
+
+
+def whole_cases() -> dict[str, Case]:
+    """Other dtypes, whole tensors, aggregates within larger regions."""
+    found: dict[str, Case] = {}
     x = ints(4, 37)
     found["sum int"] = Case(call(aten.sum.dim_IntList, [1], False), [x])
     found["sum int32"] = Case(call(aten.sum.dim_IntList, [1], False), [x.int()])
@@ -117,6 +123,10 @@ def reduce_cases() -> dict[str, Case]:
             found[f"{op} {data.dtype} {tuple(data.shape)} {len(found)}"] = Case(call(op, 1, False), [data])
     for order in (1, 2, float("inf"), -float("inf"), 0):
         found[f"norm {order}"] = Case(call(aten.linalg_vector_norm.default, order, [1], True), [r(5, 70)])
+    for op in (aten.sum, aten.mean, aten.max, aten.min, aten.prod, aten.any, aten.all):
+        found[f"{op} whole"] = Case(call(op.default), [r(3, 7, 5) + 1])
+    for op in (aten.any.dims, aten.all.dims):
+        found[f"{op}"] = Case(call(op, [0, 2], True), [ints(3, 4, 5, low=0, high=3)])
     found["sum long"] = Case(call(aten.sum.dim_IntList, [0], False), [r(100_003)])
     found["mean float64"] = Case(call(aten.mean.dim, [0, 1], False), [r(130, 70).double()])
     found["sum of product"] = Case(
@@ -249,6 +259,7 @@ def window_cases() -> dict[str, Case]:
     found["avg divisor"] = Case(call(aten.avg_pool2d.default, [3, 3], [1, 2], [1, 0], False, True, 7), [r(1, 3, 8, 9)])
     for size in ([3, 4], [1, 1], [11, 9], [7, 5]):
         found[f"adaptive {size}"] = Case(call(aten.adaptive_avg_pool2d.default, size), [r(2, 5, 11, 9)])
+    found["adaptive3 whole"] = Case(call(aten.adaptive_avg_pool3d.default, [2, 3, 2]), [r(2, 3, 5, 7, 6)])
     found["adaptive3"] = Case(call(aten._adaptive_avg_pool3d.default, [2, 3, 2]), [r(2, 3, 5, 7, 6)])
     found["adaptive1"] = Case(call(aten.adaptive_avg_pool1d.default, [4]), [r(2, 5, 11)])
     found["max float64"] = Case(
@@ -292,6 +303,8 @@ def contract_cases() -> dict[str, Case]:
     for a, b in (((3, 5, 7), (7, 4)), ((5, 7), (7, 4)), ((7,), (7,)), ((7,), (7, 4)), ((3, 5, 7), (7,)),
                  ((2, 1, 5, 7), (3, 7, 40)), ((1, 3), (3, 1))):  # fmt: skip
         found[f"matmul {a} {b}"] = Case(lambda x, y: aten.matmul.default(x, y), [r(*a), r(*b)])
+    found["mm"] = Case(lambda x, y: aten.mm.default(x, y), [r(3, 9), r(9, 5)])
+    found["bmm"] = Case(lambda x, y: aten.bmm.default(x, y), [r(4, 3, 9), r(4, 9, 5)])
     found["matmul int"] = Case(lambda x, y: aten.matmul.default(x, y), [ints(3, 9), ints(9, 5)])
     return found | attention_cases()
 
@@ -426,10 +439,9 @@ def test_equals_torch(built: dict[str, Built | str], name: str) -> None:
 
 def test_every_builder_is_tested() -> None:
     called: set[Any] = set()
-    for name, case in CASES.items():
+    for case in CASES.values():
         task = make_task(case.fn, case.inputs, layouts=case.layouts)
         called |= {n.target for n in task.region.body.nodes if n.op == "call_function"}
-        del name
     assert {op for op in BUILDERS if op not in called} == set()
 
 

@@ -5,6 +5,7 @@ remainder(a, b) = a - floor(a / b) b;   fmod(a, b) = a - trunc(a / b) b;   integ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, nan
 
 from ..compat import tirx
@@ -25,6 +26,9 @@ from .math import (
     power,
     select,
 )  # fmt: skip
+
+Formula = Callable[..., PrimExpr]
+"""An operation on the elements of its operands."""
 
 
 def is_float(x: PrimExpr) -> bool:
@@ -141,25 +145,25 @@ def c_remainder(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     return fmod(a, b) if is_float(a) else _safe_modulo(a, b, tirx.truncmod)
 
 
-def _safe_divide(a: PrimExpr, b: PrimExpr, divide: object) -> PrimExpr:
+def _safe_divide(a: PrimExpr, b: PrimExpr, divide: Formula) -> PrimExpr:
     """Integer division that traps neither for 0 (the result is unspecified) nor for the most negative number by -1."""
     minus = const(-1, dtype_of(b)) if not dtype_of(b).startswith("u") else const(0, dtype_of(b))
 
     def guarded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
         special = tirx.Or(tirx.EQ(b, _zero(b)), tirx.EQ(b, minus))
         divisor = once(select(special, const(1, dtype_of(b)), b))
-        return select(tirx.EQ(b, minus), _zero(a) - a, divide(a, divisor))  # type: ignore[operator]
+        return select(tirx.EQ(b, minus), _zero(a) - a, divide(a, divisor))
 
     return let(a, lambda a: let(b, lambda b: guarded(a, b)))
 
 
-def _safe_modulo(a: PrimExpr, b: PrimExpr, modulo: object) -> PrimExpr:
+def _safe_modulo(a: PrimExpr, b: PrimExpr, modulo: Formula) -> PrimExpr:
     minus = const(-1, dtype_of(b)) if not dtype_of(b).startswith("u") else const(0, dtype_of(b))
 
     def guarded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
         special = tirx.Or(tirx.EQ(b, _zero(b)), tirx.EQ(b, minus))
         divisor = once(select(special, const(1, dtype_of(b)), b))
-        return select(special, _zero(a), modulo(a, divisor))  # type: ignore[operator]
+        return select(special, _zero(a), modulo(a, divisor))
 
     return let(a, lambda a: let(b, lambda b: guarded(a, b)))
 
@@ -181,9 +185,9 @@ def sign(x: PrimExpr) -> PrimExpr:
     return select(x > _zero(x), one, low)
 
 
-def rounding(function: object) -> object:
+def rounding(function: Formula) -> Formula:
     """`function` on floating point; integers are round already."""
-    return lambda x: function(x) if is_float(x) else x  # type: ignore[operator]
+    return lambda x: function(x) if is_float(x) else x
 
 
 def round_decimals(x: PrimExpr, *, decimals: int = 0) -> PrimExpr:
@@ -307,9 +311,9 @@ def logaddexp(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     return high + log1p(exp(_zero(a) - distance))
 
 
-def logical(combine: object) -> object:
+def logical(combine: Formula) -> Formula:
     """and, or, xor of truth values. They are named first: TVM would negate float comparisons, losing NaN."""
-    return lambda *xs: combine(*(once(cast(x, "bool")) for x in xs))  # type: ignore[operator]
+    return lambda *xs: combine(*(once(cast(x, "bool")) for x in xs))
 
 
 def xor(a: PrimExpr, b: PrimExpr) -> PrimExpr:
@@ -317,7 +321,7 @@ def xor(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     return unequal(a, b)
 
 
-def bits(of_bool: object, of_int: object) -> object:
+def bits(of_bool: Formula, of_int: Formula) -> Formula:
     """A bitwise operation, which is the logical one for bool."""
     named = logical(of_bool)
-    return lambda *xs: named(*xs) if dtype_of(xs[0]) == "bool" else of_int(*xs)  # type: ignore[operator]
+    return lambda *xs: named(*xs) if dtype_of(xs[0]) == "bool" else of_int(*xs)

@@ -77,6 +77,11 @@ def minimum(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     return let(a, lambda x: let(b, lambda y: select(isnan(x), x, select(x < y, x, y))))
 
 
+def larger(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """The larger one, `b` if either is NaN: one vmaxps."""
+    return let(a, lambda x: let(b, lambda y: select(x > y, x, y)))
+
+
 def clip(x: PrimExpr, low: float, high: float) -> PrimExpr:
     """Clamp to constants, NaN stays NaN."""
     return minimum(const(high, dtype_of(x)), maximum(const(low, dtype_of(x)), x))
@@ -111,7 +116,7 @@ _EXP = (0.50000000716196713, 0.16666665817869861, 0.041666280386156905, 0.008333
 
 
 def _power_of_two(n: PrimExpr) -> PrimExpr:
-    """2^n for -126 <= n <= 127 (int32)."""
+    """2^n for -126 <= n <= 127 (int32), 0 for -127."""
     return from_bits((n + const(127, "int32")) * const(1 << 23, "int32"))
 
 
@@ -140,6 +145,13 @@ def exp(x: PrimExpr) -> PrimExpr:
         return let(half, lambda h: (p + const(1, F32)) * _power_of_two(h) * _power_of_two(n - h))
 
     return _reduce_exp(clip(x, -104.0, 89.0), scaled)
+
+
+def exp_flushed(x: PrimExpr) -> PrimExpr:
+    """e^x for x <= 88; what would be denormal is 0. One scaling less than `exp`."""
+    if dtype_of(x) != F32:
+        return libm("exp", x)
+    return _reduce_exp(maximum(const(-88.0, F32), x), lambda n, p: (p + const(1, F32)) * _power_of_two(n))
 
 
 def exp2(x: PrimExpr) -> PrimExpr:
@@ -324,7 +336,7 @@ def tanh(x: PrimExpr) -> PrimExpr:
 
     def positive(a: PrimExpr) -> PrimExpr:
         small = let(a * a, lambda s: a + a * s * poly(s, _TANH))
-        large = const(1, F32) - const(2, F32) / (exp(minimum(const(20, F32), a + a)) + const(1, F32))
+        large = const(1, F32) - const(2, F32) / (exp_flushed(minimum(const(20, F32), a + a)) + const(1, F32))
         return select(a < const(0.625, F32), small, large)
 
     return let(x, lambda x: copysign(let(absolute(x), positive), x))
@@ -356,7 +368,7 @@ def erf(x: PrimExpr) -> PrimExpr:
         small = let(x * x, lambda s: x + x * poly(s, _ERF))
 
         def far(a: PrimExpr) -> PrimExpr:
-            tail = let(minimum(const(4, F32), a), lambda t: exp(t * poly(t, _ERFC) - t))
+            tail = let(minimum(const(4, F32), a), lambda t: exp_flushed(t * poly(t, _ERFC) - t))
             return select(a < const(0.927734375, F32), small, copysign(const(1, F32) - tail, x))
 
         return let(absolute(x), far)

@@ -228,8 +228,8 @@ def _computed(node: fx.Node, entry: Pointwise) -> str | None:
         return None
     dtype = dtype_of(node)
     if entry.computes == "operands":
-        dtype = str(torch.result_type(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in node.args)))
-        dtype = dtype.removeprefix("torch.")
+        first, second = (a.meta["val"] if isinstance(a, fx.Node) else a for a in node.args[:2])
+        dtype = str(torch.result_type(first, second)).removeprefix("torch.")  # type: ignore[arg-type]
     arithmetic = entry.function in (num.add, num.mul, num.clamp, math.maximum, math.minimum)
     return "int32" if dtype == "bool" and (arithmetic or entry.computes == "operands") else dtype
 
