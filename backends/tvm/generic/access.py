@@ -31,7 +31,7 @@ def choose_axis(b: RegionBuilder, stage: Stage, fixed: int, lanes: int) -> Axis:
     """The cheapest vector axis of a stage whose first `fixed` axes are given."""
     extents = stage.domain.extents
     every = tuple(range(len(extents)))
-    blocked = len(extents) > len(stage.shape)
+    blocked = stage.domain.blocked
     spatial = [every[-1]] if blocked else [d for d in every if d >= fixed and extents[d] > 1 and d != stage.scan]
     reduce = [] if blocked else [d for d, e in enumerate(stage.reduce) if e > 1]
     options: list[tuple[float, int, Axis]] = []
@@ -144,7 +144,7 @@ def row_prefix(b: RegionBuilder, lanes: int) -> int:
     An aggregate that is best computed for neighbouring elements at once keeps the axis of these.
     """
     out = b.stages[-1]
-    best = 1 if len(out.domain.extents) > len(out.shape) else len(out.shape)
+    best = 1 if out.domain.blocked else len(out.shape)
     for stage in b.stages:
         same = [a == c for a, c in zip(stage.shape, out.shape, strict=False)]
         if stage.scan is not None:

@@ -121,6 +121,8 @@ class Nest:
         if axis.spatial is None:
             return 1, 1
         extent = stage.domain.extents[axis.spatial]
+        if stage.domain.blocked:
+            return extent, 1
         lanes = self.f.task.target.lanes
         wide = lanes * _WIDE if stage.reduce and extent % (lanes * _WIDE) == 0 else lanes
         width = min(extent, wide)
@@ -156,7 +158,7 @@ class Nest:
         """When a vector is full, and how many lanes the last one has: an axis need not be a multiple of lanes."""
         extents = stage.domain.extents
         channels = stage.shape[1] if len(stage.shape) > 1 else 0
-        if len(extents) > len(stage.shape):  # blocked: lanes past the last channel are left alone
+        if stage.domain.blocked:  # lanes past the last channel are left alone
             rest = channels % extents[-1]
             if rest == 0:
                 return None, 0

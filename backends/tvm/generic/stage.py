@@ -41,6 +41,11 @@ class Domain:
         """Physical extents, the loops of a stage."""
         return physical_shape(self.shape, self.layout)
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the channels are split into blocks."""
+        return self.layout != PLAIN
+
     def physical(self, index: Sequence[Expr]) -> list[Expr]:
         """Physical index of a logical one."""
         block = block_of(self.layout)

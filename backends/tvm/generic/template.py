@@ -20,9 +20,6 @@ from .nest import Nest
 from .region import RegionBuilder
 from .stage import Domain, Field
 
-DTYPES = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-"""Element types that kernels read and write."""
-
 
 @dataclass(frozen=True)
 class Generic:
@@ -67,13 +64,11 @@ def _field(builder: RegionBuilder, node: fx.Node) -> Field:
 def _finish(builder: RegionBuilder, result: fx.Node, domain: Domain) -> None:
     """Make the result the last stage; a plain aggregate is stored as it is."""
     field = builder.fields[result]
-    if builder.stages and field is builder.stages[-1] and domain.layout == PLAIN:
-        return
     last = builder.stages[-1] if builder.stages else None
-    if last is not None and field is last:
+    if last is None or field is not last or (last.scan is not None and domain.layout != PLAIN):
+        builder.store(field, domain)
+    else:
         last.domain = domain
-        return
-    builder.store(field, domain)
 
 
 def output_layout(task: Task) -> Layout:
@@ -87,18 +82,6 @@ def output_layout(task: Task) -> Layout:
     alike = [v.layout for i, v in enumerate(task.inputs) if i not in task.constants and len(v.shape) == len(shape)]
     pointwise = task.region.kind == "pointwise" and all(v.shape == shape or 1 in v.shape for v in task.inputs)
     return blocked if pointwise and alike and all(x == blocked for x in alike) else PLAIN
-
-
-def supports(node: fx.Node) -> Refused | None:
-    """None if a call of a NORMALIZED graph can be lowered: what no template takes, this one does."""
-    values = [node.meta["val"], *(n.meta["val"] for n in node.all_input_nodes)]
-    for value in values:
-        dtype = str(getattr(value, "dtype", "a tuple")).removeprefix("torch.")
-        if dtype not in DTYPES:
-            return Refused(f"values of {dtype} have no kernels")
-    if node.target in BUILDERS or is_pointwise(node):
-        return None
-    return Refused("no kernel computes this operator")
 
 
 def convert_layout(value: Value, layout: Layout, target: Target) -> Any:
