@@ -1,6 +1,6 @@
 """The plan: what is lowered. Kernels by content, values with layouts, and the calls in order. Plain data.
 
-    outputs = fold(steps, inputs + weights);   one step = one region (or one layout conversion) = one kernel
+outputs = fold(steps, inputs + weights);   one step = one region (or one layout conversion) = one kernel
 """
 
 from __future__ import annotations
