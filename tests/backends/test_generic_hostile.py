@@ -177,6 +177,7 @@ MOVE: dict[str, Case] = {
         layouts={0: BLOCKED, 1: BLOCKED}, hint=BLOCKED,
     ),
     "tril": case(lambda x: aten.tril.default(x, 1), randn(5, 9)),
+    "difference_with_itself": case(lambda x: aten.sub.Tensor(x, x), ODD),
     "triu": case(lambda x: aten.triu.default(x, -2), ODD),
     "index_with_negative": case(lambda x, i: aten.index.Tensor(x, [None, i]), randn(4, 7, 5), numbers(3, 2) % 7 - 7),
     "index_apart": case(lambda x, i: aten.index.Tensor(x, [i, None, i]), randn(4, 7, 5), numbers(3, 2) % 4),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from math import gcd, prod
 from typing import Any, NamedTuple
 
@@ -68,7 +69,11 @@ def default_tile(conv: Conv, task: Task) -> Tile:
     blocks = -(-(conv.out_channels // conv.groups) // lanes)
     depth = conv.channels // conv.groups * prod(a.kernel for a in conv.axes)
     outer = conv.batch * conv.groups * pixels // width
-    return choose(Product(width, blocks, depth, outer, split_rows=conv.pointwise), task.target, lanes)
+    tile = choose(Product(width, blocks, depth, outer, split_rows=conv.pointwise), task.target, lanes)
+    if outer * -(-width // tile.rows) * (blocks // tile.blocks) > 1:
+        return tile
+    smaller = [d for d in range(1, blocks) if blocks % d == 0]  # one tile would be all the work: share it
+    return replace(tile, blocks=smaller[-1]) if smaller else tile
 
 
 def lanes_of(conv: Conv, block: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf, nan
 
-from ..compat import tirx
+from ..compat import structural_equal, tirx
 from .lanes import PrimExpr, let, once
 from .math import (
     absolute,
@@ -74,7 +74,10 @@ def add(a: PrimExpr, b: PrimExpr, *, alpha: float = 1) -> PrimExpr:
 
 
 def sub(a: PrimExpr, b: PrimExpr, *, alpha: float = 1) -> PrimExpr:
-    """a - alpha b."""
+    """a - alpha b; TVM folds x - x to 0, also for infinite x and NaN."""
+    if alpha == 1 and is_float(a) and structural_equal(a, b):
+        dtype = dtype_of(a)
+        return let(a, lambda x: select(absolute(x) < const(inf, dtype), _zero(x), const(nan, dtype)))
     return a - (b if alpha == 1 else b * const(alpha, dtype_of(b)))
 
 
