@@ -1,6 +1,6 @@
 """What a kernel template is: it says whether and in which layouts it takes a region, then emits its PrimFunc.
 
-    wants(task) -> Wants | Refused        emit(task) -> Lowered
+    wants(task) -> Wants | Refused        space(task) -> choices        emit(task, choice) -> Lowered
 
 Templates are tried in the order of `kernels.TEMPLATES`; the generic scheduler is the last and takes every
 region whose ops `ops/` knows.
@@ -8,7 +8,7 @@ region whose ops `ops/` knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,9 @@ import numpy as np
 from ...ir.program import Region
 from .plan import PLAIN, Layout, Value
 from .target import Target
+
+Choice = Mapping[str, int | str | bool]
+"""Tuning decisions by name. Every choice of a space makes a right kernel; results may differ in rounding only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,7 @@ class Lowered:
     func: Any
     args: tuple[int | Packed, ...]
     output: Layout
-    choice: Mapping[str, Any] = field(default_factory=dict)
+    choice: Choice = field(default_factory=dict)
 
 
 class Template(Protocol):
@@ -86,5 +89,8 @@ class Template(Protocol):
     def wants(self, task: Task) -> Wants | Refused:
         """Say which layouts the region is taken in, or why not."""
 
-    def emit(self, task: Task) -> Lowered:
-        """Make the kernel; `task.inputs` are in layouts that `wants` accepted."""
+    def space(self, task: Task) -> Sequence[Choice]:
+        """What tuning may choose from, the default first; empty where there is nothing to choose."""
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
+        """Make the kernel for a choice of the space, None for the default; inputs are as `wants` accepted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..kernels.emit import Function, Operands
 from ..ops.pointwise import evaluate, is_pointwise
 from ..plan import PLAIN, Layout, Value
 from ..target import Target
-from ..template import Lowered, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import broadcast_index, dtype_of, shape_of
 from .builders import BUILDERS
 from .nest import Nest
@@ -34,7 +35,11 @@ class Generic:
                 return Refused(f"no builder for {node.target}")
         return Wants({}, output_layout(task))
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Build fields and stages, then their loops."""
         layout = output_layout(task)
         region = task.region

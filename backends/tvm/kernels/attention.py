@@ -22,7 +22,7 @@ from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..ops.math import exp
 from ..plan import PLAIN
-from ..template import Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants
 from ..views import broadcast_index, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .emit import Buffer, Expr, Function, PackedArg, const
@@ -93,7 +93,11 @@ class Attention:
             return Refused(reason)
         return Wants(all_plain(task), PLAIN)
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Parallel over heads and tiles of queries."""
         attention = read_attention(task)
         assert isinstance(attention, Sdpa)

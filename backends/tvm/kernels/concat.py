@@ -8,7 +8,7 @@ in the middle of an output block. Everything else is concatenated PLAIN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -18,7 +18,7 @@ from torch import fx
 
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands
 from ..plan import PLAIN, Layout
-from ..template import Lowered, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import shape_of
 from .emit import Expr, Function
 
@@ -87,7 +87,11 @@ class Concat:
         liked = 2 if task.hint != PLAIN else 0
         return f"c{task.target.block}" if 2 * blocked + liked * blocked > task.output.shape[1] else PLAIN
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """One parallel loop for each input."""
         read = read_concat(task)
         assert not isinstance(read, Refused)

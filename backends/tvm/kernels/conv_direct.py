@@ -13,7 +13,7 @@ The input may be PLAIN as well (it is only ever read one scalar at a time): that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from math import gcd, prod
@@ -24,7 +24,7 @@ import numpy as np
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..plan import PLAIN, Layout
-from ..template import Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants
 from .accumulate import PART, Accumulators, part_end, parts_of
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
@@ -54,7 +54,11 @@ class ConvDirect:
         first: tuple[Layout, ...] = (PLAIN, layout) if few else (layout,)
         return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)

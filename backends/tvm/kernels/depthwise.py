@@ -7,7 +7,7 @@ Neighbouring pixels of a tile share their loads; weights are packed [channel blo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..plan import Layout
-from ..template import Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants
 from .conv import Conv, pack_bias, read_conv
 from .emit import Expr, Function, PackedArg, const
 from .rows import Rows
@@ -40,7 +40,11 @@ class Depthwise:
             return Refused(reason)
         return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Parallel over rows, tiles of pixels within a row."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)

@@ -10,6 +10,7 @@ weights is all there is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,7 +21,7 @@ from torch import fx
 
 from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..plan import PLAIN, Layout
-from ..template import Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants
 from ..views import is_view, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .conv import pack_bias
@@ -93,7 +94,11 @@ class Gemm:
             return Refused(reason)
         return Wants(all_plain(task), PLAIN)
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
         linear = read_linear(task)
         assert isinstance(linear, Linear)

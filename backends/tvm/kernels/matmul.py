@@ -19,7 +19,7 @@ from torch import fx
 
 from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..plan import PLAIN
-from ..template import Lowered, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import broadcast_index, memory_strides, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .emit import Buffer, Expr, Function, const
@@ -121,7 +121,11 @@ class Matmul:
             return Refused(reason)
         return Wants(all_plain(task), PLAIN)
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
         product = read_matmul(task)
         assert isinstance(product, MatMul)

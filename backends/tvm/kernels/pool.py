@@ -10,7 +10,7 @@ window hang over the padded image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..plan import Layout
-from ..template import Lowered, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import shape_of
 from .depthwise import pixels_in_registers
 from .emit import Buffer, Expr, Function, const
@@ -98,7 +98,11 @@ class Pool:
             return Refused(reason)
         return Wants({**operand_layouts(task, anchor, layout), pool.x: (layout,)}, layout)
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Parallel over rows, tiles of pixels within a row."""
         pool = read_pool(task)
         assert isinstance(pool, Pooling)

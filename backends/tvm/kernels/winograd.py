@@ -22,6 +22,7 @@ When it is the faster one says `pays` (winograd_cost).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ import numpy as np
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..ops.lanes import once
-from ..template import Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants
 from .accumulate import Accumulators, part_end
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
@@ -65,7 +66,11 @@ class Winograd:
             return Refused(reason)
         return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
 
-    def emit(self, task: Task) -> Lowered:
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the blocks, then write the kernel."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)
