@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_case import HOST, aten, check, make_task, randn
+from kernel_case import HOST, aten, check, loops, make_task, randn
 
 from planish.backends.tvm.kernels.concat import Concat
 from planish.backends.tvm.kernels.pool import ADAPTIVE, AVERAGE, MAX, Pool
@@ -88,6 +88,16 @@ def test_global_mean(channels: int, space: list[int], keep: bool, batch: int) ->
     fn = lambda x: MEAN(x, dims, keep)  # noqa: E731
     built = check(SpatialMean(), fn, [randn(batch, channels, *space)], anchor=MEAN, layouts={0: BLOCKED})
     assert built.lowered.output == "plain"
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 56, 56), (1, 20, 3, 100), (2, 5, 1500), (1, 47, 1, 9, 30), (3, 16, 100, 3)])
+def test_the_pixels_of_few_channels_are_shared_among_threads(shape: tuple[int, ...]) -> None:
+    dims = list(range(2, len(shape)))
+    r = randn(*shape[:2])
+    fn = lambda x, r: aten.add.Tensor(MEAN(x, dims, False), r)  # noqa: E731
+    built = check(SpatialMean(), fn, [randn(*shape), r], anchor=MEAN, layouts={0: BLOCKED})
+    assert built.lowered.choice["parts"] == 8
+    assert all(extent > 1 for kind, extent in loops(built.lowered.func) if kind == "parallel")
 
 
 def test_global_mean_with_prologue_and_epilogue() -> None:

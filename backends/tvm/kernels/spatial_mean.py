@@ -8,6 +8,10 @@ that the error stays small. The region may compute x pointwise from its inputs.
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from math import prod
 from typing import Any
 
@@ -18,11 +22,19 @@ from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..ops.pointwise import is_pointwise
 from ..plan import PLAIN, Layout
-from ..template import Lowered, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import shape_of
-from .emit import Expr, Function, const
+from .emit import Buffer, Expr, Function, const
 
 aten = torch.ops.aten
+
+_FEW = 4
+"""Images times channel blocks below which the pixels are shared among threads."""
+
+_ALONE = 4096
+"""Elements that one thread sums faster than several begin to."""
+
+_PARTS = 8
 
 
 def _refusal(task: Task) -> str | None:
@@ -77,56 +89,120 @@ class SpatialMean:
             layouts[task.region.placeholders.index(node)] = (layout,)
         return Wants(layouts, PLAIN)
 
-    def emit(self, task: Task) -> Lowered:
-        """Parallel over images and groups of channel blocks; a group's sums run side by side."""
-        anchor: Any = task.region.anchor_node
-        source = anchor.all_input_nodes[0]
-        batch, channels, *space = shape_of(source)
-        block = task.target.block
-        blocks = -(-channels // block)
-        side = next(u for u in (4, 2, 1) if blocks % u == 0 and blocks // u * batch >= min(blocks, task.target.threads))
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Nothing to choose."""
+        return ()
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
+        """Parallel over images and groups of channel blocks, and over parts of the pixels where those are few."""
         with Function(task, PLAIN, plan_operands(task, PLAIN, [])) as f:
-            epilogue = Epilogue(f, anchor)
-            with f.parallel(batch * (blocks // side)) as index:
-                n, group = f.unravel(index, [batch, blocks // side])
-
-                def write(last: bool) -> None:
-                    widths = [block] * (side - 1) + [channels % block if last else block]
-                    _mean(f, epilogue, anchor, [n, group * side], space, widths)
-
-                if channels % block:
-                    f.branches([(group < blocks // side - 1, lambda: write(False)), (True, lambda: write(True))])
-                else:
-                    write(False)
-        return Lowered(f.func, f.args, PLAIN, {"blocks": side})
+            kernel = _Kernel(task, f)
+            if kernel.parts > 1:
+                kernel.emit_in_parts()
+            else:
+                kernel.emit()
+        return Lowered(f.func, f.args, PLAIN, {"blocks": kernel.side, "parts": kernel.parts})
 
 
-def _mean(
-    f: Function, epilogue: Epilogue, anchor: fx.Node, at: list[Expr], space: list[int], widths: list[int]
-) -> None:
-    """Sum rows, then rows' sums; divide and store."""
-    (n, first), block = at, f.task.target.block
-    source = anchor.all_input_nodes[0]
-    totals, rows = ([f.vector(block) for _ in widths] for _ in range(2))
-    for u, width in enumerate(widths):
-        with f.lanes(width) as v:
-            f.store(totals[u], const(0.0), [v])
-    with f.serial(prod(space[:-1])) as row:
-        outer = f.unravel(row, space[:-1])
-        for u, width in enumerate(widths):
-            with f.lanes(width) as v:
-                f.store(rows[u], const(0.0), [v])
-        with f.serial(space[-1]) as x:
+class _Kernel:
+    """The kernel of one task. How it is cut depends on shapes alone, so that sums do not depend on threads."""
+
+    def __init__(self, task: Task, f: Function) -> None:
+        self.f, self.anchor, self.block = f, _anchor(task), task.target.block
+        self.epilogue = Epilogue(f, self.anchor)
+        self.source = self.anchor.all_input_nodes[0]
+        self.batch, self.channels, *self.space = shape_of(self.source)
+        blocks = -(-self.channels // self.block)
+        self.axis = max(range(len(self.space)), key=lambda i: (self.space[i], -i))
+        few = self.batch * blocks < _FEW and self.batch * self.channels * prod(self.space) > _ALONE
+        self.parts = min(_PARTS, self.space[self.axis]) if few else 1
+        self.side = next(u for u in (4, 2, 1) if blocks % u == 0 and self.batch * blocks // u >= min(blocks, _FEW))
+        self.grid = [self.batch, blocks // self.side]
+
+    def emit(self) -> None:
+        """A group's sums run side by side, over all pixels."""
+        f = self.f
+        with f.parallel(prod(self.grid)) as index:
+            n, group = f.unravel(index, self.grid)
+            totals = [f.vector(self.block) for _ in range(self.side)]
+
+            def write(widths: list[int]) -> None:
+                self._sum([n, group * self.side], [(0, extent) for extent in self.space], widths, totals)
+                self._store([n, group * self.side], widths, lambda u, v: totals[u][v])
+
+            self._with_widths(group, write)
+
+    def emit_in_parts(self) -> None:
+        """Sums of parts of the pixels, then the sums of those in their order."""
+        f, shape = self.f, [*self.grid, self.parts]
+        partial = f.scratch((*shape, self.side, self.block))
+        extent = self.space[self.axis]
+        with f.parallel(prod(shape)) as index:
+            n, group, part = f.unravel(index, shape)
+            totals = [f.vector(self.block) for _ in range(self.side)]
+            bounds: list[tuple[Expr, Expr]] = [(0, e) for e in self.space]
+            bounds[self.axis] = (part * extent // self.parts, (part + 1) * extent // self.parts)
+
+            def keep(widths: list[int]) -> None:
+                self._sum([n, group * self.side], bounds, widths, totals)
+                for u, width in enumerate(widths):
+                    with f.lanes(width) as v:
+                        f.store(partial, totals[u][v], [n, group, part, u, v])
+
+            self._with_widths(group, keep)
+        with f.serial(self.grid[0]) as n, f.serial(self.grid[1]) as group:
+
+            def write(widths: list[int]) -> None:
+                def total(u: int, v: Expr) -> Expr:
+                    return functools.reduce(operator.add, (partial[n, group, p, u, v] for p in range(self.parts)))
+
+                self._store([n, group * self.side], widths, total)
+
+            self._with_widths(group, write)
+
+    def _with_widths(self, group: Expr, body: Callable[[list[int]], None]) -> None:
+        """`body` for whole blocks, and for the group whose last block ends at the last channel."""
+        whole, rest = [self.block] * self.side, self.channels % self.block
+        last = [*whole[1:], rest]
+        if not rest:
+            body(whole)
+        else:
+            self.f.branches([(group < self.grid[1] - 1, lambda: body(whole)), (True, lambda: body(last))])
+
+    def _sum(
+        self, at: list[Expr], bounds: Sequence[tuple[Expr, Expr]], widths: list[int], totals: Sequence[Buffer]
+    ) -> None:
+        """Sum the rows within `bounds`, and the rows' sums into `totals`."""
+        f, (n, first), *rows = self.f, at, *(self.f.vector(self.block) for _ in widths)
+        self._fill(totals, widths)
+        with ExitStack() as loops:
+            outer = [loops.enter_context(f.serial(high, low)) for low, high in bounds[:-1]]
+            self._fill(rows, widths)
+            with f.serial(bounds[-1][1], bounds[-1][0]) as x:
+                for u, width in enumerate(widths):
+                    with f.lanes(width) as v:
+                        pixel = self.epilogue.at(self.source, [n, (first + u) * self.block + v, *outer, x])
+                        f.store(rows[u], rows[u][v] + pixel, [v])
             for u, width in enumerate(widths):
                 with f.lanes(width) as v:
-                    pixel = epilogue.at(source, [n, (first + u) * block + v, *outer, x])
-                    f.store(rows[u], rows[u][v] + pixel, [v])
+                    f.store(totals[u], totals[u][v] + rows[u][v], [v])
+
+    def _fill(self, buffers: Sequence[Buffer], widths: list[int]) -> None:
+        for buffer, width in zip(buffers, widths, strict=True):
+            with self.f.lanes(width) as v:
+                self.f.store(buffer, const(0.0), [v])
+
+    def _store(self, at: list[Expr], widths: list[int], total: Callable[[int, Expr], Expr]) -> None:
+        """Divide and store."""
+        count = const(float(prod(self.space)) if self.anchor.target is aten.mean.dim else 1.0)
+        keep = len(self.anchor.args) > 2 and bool(self.anchor.args[2])
+        n, first = at
         for u, width in enumerate(widths):
-            with f.lanes(width) as v:
-                f.store(totals[u], totals[u][v] + rows[u][v], [v])
-    count = const(float(prod(space)) if anchor.target is aten.mean.dim else 1.0)
-    keep = bool(anchor.args[2]) if len(anchor.args) > 2 else False
-    for u, width in enumerate(widths):
-        with f.lanes(width) as v:
-            index = [n, (first + u) * block + v] + [0] * (len(space) if keep else 0)
-            epilogue.store(index, tirx.div(totals[u][v], count))
+            with self.f.lanes(width) as v:
+                index = [n, (first + u) * self.block + v] + [0] * (len(self.space) if keep else 0)
+                self.epilogue.store(index, tirx.div(total(u, v), count))
+
+
+def _anchor(task: Task) -> fx.Node:
+    assert task.region.anchor_node is not None
+    return task.region.anchor_node
