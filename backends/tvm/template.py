@@ -8,7 +8,7 @@ region whose ops `ops/` knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,11 @@ from .target import Target
 
 Choice = Mapping[str, int | str | bool]
 """Tuning decisions by name. Every choice of a space makes a right kernel; results may differ in rounding only."""
+
+
+def distinct(choices: Iterable[Choice]) -> list[Choice]:
+    """Choices in their order, each once."""
+    return [dict(items) for items in dict.fromkeys(tuple(choice.items()) for choice in choices)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,8 @@ class Task:
     target: Target
     hint: Layout = PLAIN
     """The layout that readers of the output would like; a template that can make either follows it."""
+    numerics: str = "fast"
+    """"fast", or "strict": only kernels that compute each result directly, so that NaN and inf stay where they are."""
 
 
 @dataclass(frozen=True)

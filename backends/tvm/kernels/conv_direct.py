@@ -24,12 +24,12 @@ import numpy as np
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..plan import PLAIN, Layout
-from ..template import Choice, Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .accumulate import PART, Accumulators, part_end, parts_of
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
-from .tiles import L2_BYTES, Product, Tile, choose
+from .tiles import L2_BYTES, Product, Tile, choose, tiles_to_try
 from .window import Axis, Run
 
 
@@ -55,28 +55,46 @@ class ConvDirect:
         return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """Register tiles, what the outer loop walks along, and what a task of it is: rows or single tiles."""
+        conv = read_conv(task)
+        assert isinstance(conv, Conv)
+        default = DirectKernel(task, conv, default_tile(conv, task))
+        orders = ORDERS if default.weights_first else ORDERS[::-1]
+        shares = (default.by_tile, not default.by_tile)
+        tiles = tiles_to_try(product_of(conv, task.target.block), task.target, default.tile)
+        kernels = (DirectKernel(task, conv, t, order, share) for t in tiles for share in shares for order in orders)
+        return distinct(kernel.choice for kernel in kernels)
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)
-        return _Kernel(task, conv, default_tile(conv, task)).lower()
+        if choice is None:
+            return DirectKernel(task, conv, default_tile(conv, task)).lower()
+        tile = Tile.parse(choice["tile"], lanes_of(conv, task.target.block))
+        return DirectKernel(task, conv, tile, str(choice["order"]), choice["share"] == "tiles").lower()
+
+
+ORDERS = ("weights", "rows")
+"""What the parallel loop keeps while the other one goes by: a chunk of weights, or a row of pixels."""
+
+
+def product_of(conv: Conv, block: int) -> Product:
+    """The matrix product that a tile is chosen for: rows of pixels, or the whole image of a pointwise convolution."""
+    pixels = prod(a.out for a in conv.axes)
+    width = pixels if conv.pointwise else conv.axes[2].out
+    blocks = -(-(conv.out_channels // conv.groups) // lanes_of(conv, block))
+    depth = conv.channels // conv.groups * prod(a.kernel for a in conv.axes)
+    return Product(width, blocks, depth, conv.batch * conv.groups * pixels // width, split_rows=conv.pointwise)
 
 
 def default_tile(conv: Conv, task: Task) -> Tile:
-    """A tile that is good untuned: whole rows of pixels, or all pixels of an image for a pointwise convolution."""
-    lanes = lanes_of(conv, task.target.block)
-    pixels = prod(a.out for a in conv.axes)
-    width = pixels if conv.pointwise else conv.axes[2].out
-    blocks = -(-(conv.out_channels // conv.groups) // lanes)
-    depth = conv.channels // conv.groups * prod(a.kernel for a in conv.axes)
-    outer = conv.batch * conv.groups * pixels // width
-    tile = choose(Product(width, blocks, depth, outer, split_rows=conv.pointwise), task.target, lanes)
-    if outer * -(-width // tile.rows) * (blocks // tile.blocks) > 1:
+    """A tile that is good untuned."""
+    product = product_of(conv, task.target.block)
+    tile = choose(product, task.target, lanes_of(conv, task.target.block))
+    if product.outer * -(-product.rows // tile.rows) * (product.blocks // tile.blocks) > 1:
         return tile
-    smaller = [d for d in range(1, blocks) if blocks % d == 0]  # one tile would be all the work: share it
+    smaller = [d for d in range(1, product.blocks) if product.blocks % d == 0]  # one tile is all the work: share it
     return replace(tile, blocks=smaller[-1]) if smaller else tile
 
 
@@ -90,7 +108,7 @@ def inner_of(conv: Conv, block: int) -> int:
     return min(block, conv.channels) if conv.groups == 1 else gcd(block, conv.channels // conv.groups)
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """What a task of the parallel loop computes: chunk of output channels, image, depth and row."""
 
     chunk: Expr
@@ -99,10 +117,13 @@ class _Place(NamedTuple):
     y: Expr
 
 
-class _Kernel:
-    """The convolution kernel of one task, for one tile."""
+class DirectKernel:
+    """The convolution kernel of one task, for one tile; an order or a share that is not given is chosen."""
 
-    def __init__(self, task: Task, conv: Conv, tile: Tile) -> None:
+    def __init__(
+        self, task: Task, conv: Conv, tile: Tile, order: str | None = None, by_tile: bool | None = None
+    ) -> None:
+        """`order` is one of ORDERS; `by_tile` shares single tiles among threads where whole rows would do."""
         self.task, self.tile = task, tile
         self.layout = f"c{task.target.block}"
         self.lanes, self.inner = tile.block, inner_of(conv, task.target.block)
@@ -114,6 +135,14 @@ class _Kernel:
         self.in_blocks = -(-self.in_channels // self.inner)
         self.chunks = -(-conv.out_channels // self.lanes) // tile.blocks
         self.rows = Rows.plan(self.axes[2], tile.rows, tile.blocks)
+        self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
+        self.by_tile = self.flat or (not self.rows.loop_taps and (self._few_rows() if by_tile is None else by_tile))
+
+    @property
+    def choice(self) -> Choice:
+        """What was chosen."""
+        share = "tiles" if self.by_tile else "rows"
+        return {"tile": self.tile.name, "order": ORDERS[not self.weights_first], "share": share}
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -129,8 +158,7 @@ class _Kernel:
             self.epilogue = Epilogue(f, anchor)
             self.x = self._input_view()
             self._emit()
-        choice = {"rows": self.tile.rows, "blocks": self.tile.blocks}
-        return Lowered(f.func, f.args, self.layout, choice)
+        return Lowered(f.func, f.args, self.layout, self.choice)
 
     def _input_view(self) -> Buffer:
         """The input as [n, channel or block, d, h, w(, lane)]."""
@@ -144,10 +172,8 @@ class _Kernel:
     def _emit(self) -> None:
         """The parallel loop over batch, chunks of output channels and rows (or tiles, where rows are few)."""
         f, (d, h, _) = self.f, self.axes
-        few = self.conv.batch * self.chunks * d.out * h.out < 8 * self.task.target.threads
-        by_tile = self.flat or (few and not self.rows.loop_taps)
-        parts = [self.chunks, self.conv.batch, d.out, h.out, self.rows.count if by_tile else 1]
-        order = [0, 1, 2, 3, 4] if self._weights_outermost() else [1, 2, 3, 4, 0]
+        parts = [self.chunks, self.conv.batch, d.out, h.out, self.rows.count if self.by_tile else 1]
+        order = [0, 1, 2, 3, 4] if self.weights_first else [1, 2, 3, 4, 0]
         with f.parallel(prod(parts)) as task:
             where: list[Expr] = [0] * 5
             for axis, index in zip(order, f.unravel(task, [parts[a] for a in order]), strict=True):
@@ -155,14 +181,19 @@ class _Kernel:
             *place, tile = where
 
             def body(start: Expr, run: Run | None) -> None:
-                self._tile(_Place(*place), start, run)
+                self._tile(Place(*place), start, run)
 
-            if by_tile:
+            if self.by_tile:
                 self.rows.tile(f, tile, body)
             else:
                 self.rows.row(f, body)
 
-    def _weights_outermost(self) -> bool:
+    def _few_rows(self) -> bool:
+        """Whether whole rows are too few to share them evenly among threads."""
+        d, h, _ = self.axes
+        return self.conv.batch * self.chunks * d.out * h.out < 8 * self.task.target.threads
+
+    def _keep_weights(self) -> bool:
         """Whether each chunk's weights are read once and the input once a chunk, or the input once (see L2_BYTES)."""
         weights = 4 * self.conv.out_channels * self.in_channels * prod(a.kernel for a in self.axes)
         image = 4 * self.conv.batch * self.conv.channels * prod(a.size for a in self.axes)
@@ -171,10 +202,10 @@ class _Kernel:
         row_first = image + weights * (rows if weights > L2_BYTES else 1)
         return chunk_first <= row_first
 
-    def _tile(self, at: _Place, start: Expr, run: Run | None) -> None:
+    def _tile(self, at: Place, start: Expr, run: Run | None) -> None:
         """Accumulate one tile and store it."""
         f, width = self.f, run.width if run else 1
-        taps = prod(a.kernel for a in self.axes)
+        taps = prod(a.reach for a in self.axes)
         by_row = taps * self.inner > 2 * PART
         parts, size = (self.in_blocks, 1) if by_row else parts_of(self.in_blocks, taps * self.inner)
         acc = Accumulators(f, width, self.tile.blocks, self.lanes, by_row or parts > 1)
@@ -203,7 +234,7 @@ class _Kernel:
         return self.f.let(tirx.min(self.inner, self.in_channels - ic * self.inner))
 
     def _multiply(
-        self, acc: Accumulators, at: _Place, tap: tuple[Expr, ...], start: Expr, pixels: Iterable[int]
+        self, acc: Accumulators, at: Place, tap: tuple[Expr, ...], start: Expr, pixels: Iterable[int]
     ) -> None:
         """One tap of one input channel: pixels outermost, or every broadcast is hoisted and spills."""
         weight = self.f.weights[0]
@@ -211,11 +242,12 @@ class _Kernel:
         for i in pixels:
             outs, taps = (at.z, at.y, start + i), (kd, kh, kw)
             where = [a.source(p, k) for a, p, k in zip(self.axes, outs, taps, strict=True)]
+            kept = [a.kept(p, k) for a, p, k in zip(self.axes, outs, taps, strict=True)]
             for b in range(self.tile.blocks):
                 x = self._x(at, ic, ii, where)
-                acc.add(i, b, x, weight, (at.chunk, ic, kd, kh, ii, kw, b))
+                acc.add(i, b, x, weight, (at.chunk, ic, kept[0], kept[1], ii, kept[2], b))
 
-    def _x(self, at: _Place, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
+    def _x(self, at: Place, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
         """One scalar of the input."""
         group = at.chunk // (self.chunks // self.conv.groups) if self.conv.groups > 1 else 0
         first = group * self.in_channels + ic * self.inner
@@ -227,7 +259,7 @@ class _Kernel:
     def _initial(self, block: Expr, v: Expr) -> Expr:
         return const(0.0) if self.conv.bias is None else self.f.weights[1][block * self.lanes + v]
 
-    def _finish(self, acc: Accumulators, width: int, at: _Place, start: Expr) -> None:
+    def _finish(self, acc: Accumulators, width: int, at: Place, start: Expr) -> None:
         """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
 
         def write(last: bool) -> None:

@@ -35,18 +35,28 @@ class Tile:
         """Channels in a tile."""
         return self.blocks * self.block
 
+    @property
+    def name(self) -> str:
+        """How a choice writes it: "7x2"."""
+        return f"{self.rows}x{self.blocks}"
+
+    @staticmethod
+    def parse(name: str | int, block: int) -> Tile:
+        """The tile that a choice names."""
+        rows, blocks = str(name).split("x")
+        return Tile(int(rows), int(blocks), block)
+
 
 def accumulators(target: Target) -> int:
     """Vector registers that a tile may take as accumulators."""
     return {16: 16, 8: 12}.get(target.lanes, 24 if target.registers == 32 else 12)
 
 
-def candidates(rows: int, blocks: int, block: int, target: Target) -> Iterator[Tile]:
-    """Tiles that fit the registers; `blocks` is divided evenly, so no tile is cut across channels."""
-    limit = accumulators(target) // max(1, block // target.lanes)
-    for b in range(1, min(blocks, limit) + 1):
+def candidates(rows: int, blocks: int, block: int, registers: int) -> Iterator[Tile]:
+    """Tiles of at most `registers` accumulators; `blocks` is divided evenly, so no tile is cut across channels."""
+    for b in range(1, min(blocks, registers) + 1):
         if blocks % b == 0:
-            for r in range(1, min(rows, limit // b) + 1):
+            for r in range(1, min(rows, registers // b) + 1):
                 yield Tile(r, b, block)
 
 
@@ -69,19 +79,38 @@ class Product:
 
 def choose(product: Product, target: Target, block: int) -> Tile:
     """The cheapest tile."""
+    registers = accumulators(target) // max(1, block // target.lanes)
+    tiles = candidates(product.rows, product.blocks, block, registers)
+    return min(tiles, key=lambda tile: _cost(tile, product, target))
 
-    def cost(tile: Tile) -> tuple[float, float]:
-        vectors = tile.blocks * max(1, block // target.lanes)
-        widths = split_evenly(product.rows, tile.rows)
-        total = sum(_cycles(width, vectors, product.row_bytes) for width in widths)
-        if tile.columns * product.depth * 4 > 2 * L2_BYTES:
-            total += len(widths) * vectors
-        chunks = product.blocks // tile.blocks
-        tasks = product.outer * chunks * (len(widths) if product.split_rows else 1)
-        waves = -(-tasks // target.threads) * target.threads / tasks
-        return total * chunks * waves, tile.rows / 2 + 2 * vectors
 
-    return min(candidates(product.rows, product.blocks, block, target), key=cost)
+def tiles_to_try(product: Product, target: Target, default: Tile, count: int = 10) -> list[Tile]:
+    """Tiles that may be faster than `default`, which stands first; the others are the cheapest of all shapes.
+
+    Tiles that differ little run alike, so that of those with equal blocks only the three cheapest are tried. Tiles
+    that need nearly all registers spill in some kernels and are the fastest in others.
+    """
+    block = default.block
+    registers = (target.registers - 4) // max(1, block // target.lanes)
+    tiles = sorted(candidates(product.rows, product.blocks, block, registers), key=lambda t: _cost(t, product, target))
+    by_blocks: dict[int, list[Tile]] = {}
+    for tile in tiles:
+        by_blocks.setdefault(tile.blocks, []).append(tile)
+    few = {tile for alike in by_blocks.values() for tile in alike[:3]} - {default}
+    return [default, *[tile for tile in tiles if tile in few][: count - 1]]
+
+
+def _cost(tile: Tile, product: Product, target: Target) -> tuple[float, float]:
+    """Cycles of one step of all sums, then the vectors a step reads."""
+    vectors = tile.blocks * max(1, tile.block // target.lanes)
+    widths = split_evenly(product.rows, tile.rows)
+    total = sum(_cycles(width, vectors, product.row_bytes) for width in widths)
+    if tile.columns * product.depth * 4 > 2 * L2_BYTES:
+        total += len(widths) * vectors
+    chunks = product.blocks // tile.blocks
+    tasks = product.outer * chunks * (len(widths) if product.split_rows else 1)
+    waves = -(-tasks // target.threads) * target.threads / tasks
+    return total * chunks * waves, tile.rows / 2 + 2 * vectors
 
 
 def _cycles(rows: int, vectors: int, row_bytes: int) -> float:
