@@ -35,15 +35,18 @@ class Conv:
         return all(a.kernel == 1 and a.stride == 1 and a.pad == 0 for a in self.axes)
 
 
-def read_conv(task: Task) -> Conv | Refused:
-    """Geometry of the region's convolution, or why no convolution template can take it."""
+def read_conv(task: Task, transposed: bool = False) -> Conv | Refused:
+    """Geometry of the region's convolution, or why no convolution template can take it.
+
+    With `transposed` only transposed ones are read; the axes then say `z*stride - pad + k*dilation` of the output.
+    """
     anchor = task.region.anchor_node
     if anchor is None or anchor.target is not torch.ops.aten.convolution.default:
         return Refused("not a convolution")
     args: tuple[Any, ...] = anchor.args
-    stride, padding, dilation, transposed, groups = *args[3:7], args[8]
-    if transposed:
-        return Refused("transposed")
+    stride, padding, dilation, groups = *args[3:6], args[8]
+    if bool(args[6]) != transposed:
+        return Refused("not transposed" if transposed else "transposed")
     places = [_placeholder(task, a) for a in args[:3]]
     if places[0] is None or places[1] is None:
         return Refused("its input or weight is computed inside the region")

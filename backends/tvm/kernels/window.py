@@ -33,6 +33,11 @@ class Axis:
         return tuple(k for k in range(self.kernel) if 0 <= z * self.stride - self.pad + k * self.dilation < self.size)
 
     @property
+    def reach(self) -> int:
+        """Most taps that a pixel may see."""
+        return self.kernel
+
+    @property
     def inside(self) -> bool:
         """Whether every output pixel sees the whole window."""
         last = (self.out - 1) * self.stride - self.pad + (self.kernel - 1) * self.dilation
@@ -56,6 +61,10 @@ class Axis:
     def source(self, z: Expr, tap: Expr) -> Expr:
         """The input pixel under `tap` of output pixel `z`."""
         return z * self.stride - self.pad + tap * self.dilation
+
+    def kept(self, z: Expr, tap: Expr) -> Expr:
+        """Where the weight of `tap` at output pixel `z` lies among the packed ones."""
+        return tap
 
 
 Axes = tuple[Axis, Axis, Axis]
