@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,21 +27,44 @@ def write_atomically(path: str | os.PathLike[str], fill: Callable[[BinaryIO], No
     target = Path(os.path.realpath(path))
     with _output_errors(path):
         mode = _mode(target)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                if sync:
-                    os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with _unnamed_file(target) as (file, give_name):
+            fill(file)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if sync:
+                os.fsync(file.fileno())
+            give_name()
         if sync:
             _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _unnamed_file(target: Path) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
+    """A new file beside `target`, and what makes it `target`; without that it is gone, whatever ends the process.
+
+    Where the file system knows no nameless files it has a hidden name, which only a kill in the middle leaves behind.
+    """
+    hidden = str(target.parent / f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    try:
+        handle = os.open(target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        nameless = True
+    except (OSError, AttributeError):
+        handle = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        nameless = False
+
+    def give_name() -> None:
+        if nameless:  # a link cannot replace a file, so that for a moment there is a hidden name
+            # Python follows the link in /proc only where it calls linkat, hence the descriptor that is not used
+            os.link(f"/proc/self/fd/{handle}", hidden, src_dir_fd=handle, follow_symlinks=True)
+        os.replace(hidden, target)
+
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file, give_name
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(hidden)
+        raise
 
 
 def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
