@@ -90,6 +90,7 @@ def compile(
     threads: Threads = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare rewrites and code with the model.")] = False,
     eval_mode: Annotated[bool, typer.Option("--eval", help="Call model.eval() before compiling.")] = False,
+    numerics: Annotated[str, typer.Option(help='"fast", or "strict": keep NaN and inf exactly.')] = "fast",
     as_json: Json = False,
 ) -> None:
     """Compile MODEL for inference and write one file."""
@@ -98,9 +99,8 @@ def compile(
 
     specs = _pairs(input or [])
     _check_writable(output)
-    compiled = _compiler().compile_from_command(
-        model, specs, weights, eval_mode, {"target": target, "threads": threads, "verify": verify}
-    )
+    options = {"target": target, "threads": threads, "verify": verify, "numerics": numerics}
+    compiled = _compiler().compile_from_command(model, specs, weights, eval_mode, options)
     compiled.save(output)
     show_compiled(output, compiled.manifest, as_json)
 

@@ -32,7 +32,7 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
     from .verification import check_compiled
 
     with showing(options.progress) as report:
-        backend = TvmBackend(options.target, options.threads)
+        backend = TvmBackend(options.target, options.threads, options.numerics)
         backend.warm()
         report("capture", 0, 1)
         captured = capture_model(model, inputs, kwargs)
@@ -140,4 +140,10 @@ def _flat(program: Program, inputs: Any, kwargs: Mapping[str, Any] | None) -> li
 def _record(options: Options) -> dict[str, Any]:
     """What of the options an artifact keeps."""
     passes = options.passes if options.passes is None or isinstance(options.passes, str) else "custom"
-    return {"target": options.target, "threads": options.threads, "passes": passes, "precision": options.precision}
+    return {
+        "target": options.target,
+        "threads": options.threads,
+        "passes": passes,
+        "precision": options.precision,
+        "numerics": options.numerics,
+    }

@@ -62,7 +62,6 @@ def _check_available(options: Options) -> None:
         )
     for name, value, default in (
         ("precision", options.precision, "float32"),
-        ("numerics", options.numerics, "fast"),
         ("calibration", options.calibration, None),
         ("preprocess", options.preprocess, None),
         ("tuning_db", options.tuning_db, None),
@@ -77,6 +76,11 @@ def _check_values(options: Options) -> None:
         raise OptionError(f"target={options.target!r} is not a string.", "Give 'native' or the name of a cpu.")
     if isinstance(options.tune, bool) or not isinstance(options.tune, int | float) or options.tune < 0:
         raise OptionError(f"tune={options.tune!r} is not a number of seconds.", "Give seconds, or leave it out.")
+    if options.numerics not in ("fast", "strict"):
+        raise OptionError(
+            f"numerics={options.numerics!r} is neither 'fast' nor 'strict'.",
+            "Give 'strict' for direct kernels only, which keep NaN and inf where they are, or leave it out.",
+        )
     threads = options.threads
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise OptionError(f"threads={threads!r} is not a number of threads.", "Give 1 or more, or None for all cores.")

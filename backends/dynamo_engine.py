@@ -62,7 +62,7 @@ class TvmEngine:
         from .tvm.backend import TvmBackend
 
         self._options = options
-        self._backend = TvmBackend(options.target, options.threads)
+        self._backend = TvmBackend(options.target, options.threads, options.numerics)
         self._backend.warm()
 
     def prepare(self, program: Program) -> Program:

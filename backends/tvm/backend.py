@@ -27,9 +27,10 @@ class TvmBackend:
 
     name = "tvm"
 
-    def __init__(self, target: str | Target = "native", threads: int | None = None) -> None:
-        """Find the target; raises TargetError or OptionError."""
+    def __init__(self, target: str | Target = "native", threads: int | None = None, numerics: str = "fast") -> None:
+        """Find the target; raises TargetError or OptionError. `numerics` is "fast" or "strict" (see `Task`)."""
         self.target = parse_target(target, threads) if isinstance(target, str) else target
+        self.numerics = numerics
 
     def warm(self) -> None:
         """Start the processes that generate code; they get ready while the model is captured and rewritten."""
@@ -47,7 +48,7 @@ class TvmBackend:
         Code for another machine can be saved, but not called.
         """
         arrays = {name: _array(tensor) for name, tensor in program.weights.items()}
-        code = build(lower(program, self.target), arrays, self.target, progress)
+        code = build(lower(program, self.target, numerics=self.numerics), arrays, self.target, progress)
         return assemble(
             code,
             program.signature,

@@ -26,12 +26,12 @@ from .target import Target
 from .template import Lowered, Packed, Refused, Task, Template, Wants
 
 
-def lower(program: Program, target: Target, templates: Sequence[Template] = TEMPLATES) -> Plan:
+def lower(program: Program, target: Target, templates: Sequence[Template] = TEMPLATES, numerics: str = "fast") -> Plan:
     """Choose a template, layouts and packings for every region of `program` (stage GROUPED).
 
     Raises CodegenError, naming region and layers, if no template takes a region.
     """
-    lowering = _Lowering(program, target, templates)
+    lowering = _Lowering(program, target, templates, numerics)
     for node in program.graph.nodes:
         if node.op == "call_module":
             lowering.region(node, program.regions[str(node.target)])
@@ -41,9 +41,10 @@ def lower(program: Program, target: Target, templates: Sequence[Template] = TEMP
 class _Lowering:
     """The state of one walk over the graph: where each node's value lies, and what was emitted so far."""
 
-    def __init__(self, program: Program, target: Target, templates: Sequence[Template]) -> None:
+    def __init__(self, program: Program, target: Target, templates: Sequence[Template], numerics: str) -> None:
         self.program = program
         self.target = target
+        self.numerics = numerics
         self.templates = templates
         self.hints = preferred_layouts(program, target)
         self.plan = Plan({}, {}, {}, [], inputs=(), outputs=())
@@ -109,7 +110,8 @@ class _Lowering:
     def _task(self, node: fx.Node, region: Region, args: Sequence[fx.Node]) -> Task:
         constants = frozenset(i for i, a in enumerate(args) if a.op == "get_attr")
         inputs = tuple(_value(a) if i in constants else self.plan.values[self.home[a]] for i, a in enumerate(args))
-        return Task(region, inputs, constants, _value(node), self.target, self.hints.get(node, PLAIN))
+        hint = self.hints.get(node, PLAIN)
+        return Task(region, inputs, constants, _value(node), self.target, hint, self.numerics)
 
     def _choose(self, task: Task) -> tuple[Template, Wants]:
         reasons = []
@@ -204,7 +206,8 @@ def task_key(task: Task) -> tuple[object, ...]:
             body.pop()
             body.append(("placeholder",))
     values = tuple((v.shape, v.dtype, v.layout, v.external) for v in task.inputs)
-    return (task.region.kind, tuple(body), values, task.constants, task.output.shape, task.output.dtype, task.hint)
+    made = (task.output.shape, task.output.dtype, task.hint)
+    return (task.region.kind, tuple(body), values, task.constants, *made, task.numerics)
 
 
 def _value(node: fx.Node, external: bool = False) -> Value:
