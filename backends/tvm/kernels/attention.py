@@ -22,7 +22,7 @@ from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..ops.math import exp
 from ..plan import PLAIN
-from ..template import Choice, Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from ..views import broadcast_index, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .emit import Buffer, Expr, Function, PackedArg, const
@@ -94,14 +94,22 @@ class Attention:
         return Wants(all_plain(task), PLAIN)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """How many keys and how many channels of the values are accumulated at once."""
+        sdpa = read_attention(task)
+        assert isinstance(sdpa, Sdpa)
+        default = _Kernel(task, sdpa)
+        tiles = [_Kernel(task, sdpa, limit) for limit in (default.limit, 24, 20, 12, 8) if limit <= default.most]
+        pairs = ((k.key_tile, v.value_tile) for k in tiles for v in tiles)
+        return distinct({"keys": keys, "values": values} for keys, values in pairs)
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Parallel over heads and tiles of queries."""
         attention = read_attention(task)
         assert isinstance(attention, Sdpa)
-        return _Kernel(task, attention).lower()
+        kernel = _Kernel(task, attention)
+        if choice is not None:
+            kernel.key_tile, kernel.value_tile = int(choice["keys"]), int(choice["values"])
+        return kernel.lower()
 
 
 def tile_width(length: int, limit: int) -> int:
@@ -117,13 +125,16 @@ def tile_width(length: int, limit: int) -> int:
 class _Kernel:
     """The attention kernel of one task."""
 
-    def __init__(self, task: Task, sdpa: Sdpa) -> None:
+    def __init__(self, task: Task, sdpa: Sdpa, limit: int | None = None) -> None:
+        """`limit` is how many vectors may be accumulated at once."""
         self.task, self.sdpa = task, sdpa
         self.lanes = task.target.block
-        limit = accumulators(task.target) // max(1, self.lanes // task.target.lanes)
+        vectors = max(1, self.lanes // task.target.lanes)
+        self.most = (task.target.registers - 4) // vectors
+        self.limit = accumulators(task.target) // vectors if limit is None else limit
         self.tiles = -(-sdpa.queries // self.lanes)
-        self.key_tile = tile_width(sdpa.keys, limit)
-        self.value_tile = tile_width(sdpa.width, limit)
+        self.key_tile = tile_width(sdpa.keys, self.limit)
+        self.value_tile = tile_width(sdpa.width, self.limit)
         holders = task.region.placeholders
         place = holders.index(sdpa.mask) if sdpa.mask in holders else -1
         self.mask_position = place if place in task.constants and len(task.inputs[place].shape) > 1 else None

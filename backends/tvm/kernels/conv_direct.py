@@ -29,7 +29,7 @@ from .accumulate import PART, Accumulators, part_end, parts_of
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
-from .tiles import L2_BYTES, Product, Tile, choose, tiles_to_try
+from .tiles import L2_BYTES, ORDERS, Product, Tile, choose, tiles_to_try
 from .window import Axis, Run
 
 
@@ -73,10 +73,6 @@ class ConvDirect:
             return DirectKernel(task, conv, default_tile(conv, task)).lower()
         tile = Tile.parse(choice["tile"], lanes_of(conv, task.target.block))
         return DirectKernel(task, conv, tile, str(choice["order"]), choice["share"] == "tiles").lower()
-
-
-ORDERS = ("weights", "rows")
-"""What the parallel loop keeps while the other one goes by: a chunk of weights, or a row of pixels."""
 
 
 def product_of(conv: Conv, block: int) -> Product:

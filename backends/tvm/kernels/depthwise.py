@@ -15,7 +15,7 @@ import numpy as np
 
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..plan import Layout
-from ..template import Choice, Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .conv import Conv, pack_bias, read_conv
 from .emit import Expr, Function, PackedArg, const
 from .rows import Rows
@@ -41,14 +41,21 @@ class Depthwise:
         return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """Pixels of a tile, and what a task of the parallel loop is: rows or single tiles."""
+        conv = read_conv(task)
+        assert isinstance(conv, Conv)
+        default = _Kernel(task, conv)
+        shares = (default.by_tile, not default.by_tile)
+        kernels = (_Kernel(task, conv, p, share) for p in pixels_to_try(task, conv.axes[2].out) for share in shares)
+        return distinct([default.choice, *(kernel.choice for kernel in kernels)])
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Parallel over rows, tiles of pixels within a row."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)
-        return _Kernel(task, conv).lower()
+        if choice is None:
+            return _Kernel(task, conv).lower()
+        return _Kernel(task, conv, int(choice["pixels"]), choice["share"] == "tiles").lower()
 
 
 def pixels_in_registers(task: Task) -> int:
@@ -57,14 +64,31 @@ def pixels_in_registers(task: Task) -> int:
     return max(1, (task.target.registers - 4) // 3 // vectors)
 
 
+def pixels_to_try(task: Task, row: int) -> list[int]:
+    """Widths of a tile that may be fast: what fits the registers with and without loaded pixels, and halves of it."""
+    fits = pixels_in_registers(task)
+    widths = (fits, 2 * fits, 3 * fits // 2, fits // 2, fits // 4, 1)
+    return list(dict.fromkeys(max(1, min(width, row)) for width in widths))
+
+
 class _Kernel:
     """The depthwise kernel of one task."""
 
-    def __init__(self, task: Task, conv: Conv) -> None:
+    def __init__(self, task: Task, conv: Conv, pixels: int | None = None, by_tile: bool | None = None) -> None:
+        """`pixels` a tile and whether tiles, not rows, are shared among threads; chosen where not given."""
         self.task, self.conv = task, conv
         self.block = task.target.block
         self.blocks = -(-conv.channels // self.block)
-        self.rows = Rows.plan(conv.axes[2], pixels_in_registers(task), 1)
+        self.pixels = min(pixels or pixels_in_registers(task), conv.axes[2].out)
+        self.rows = Rows.plan(conv.axes[2], self.pixels, 1)
+        if by_tile is None:
+            by_tile = conv.batch * self.blocks * prod(a.out for a in conv.axes[:2]) < 8 * task.target.threads
+        self.by_tile = by_tile and not self.rows.loop_taps
+
+    @property
+    def choice(self) -> Choice:
+        """What was chosen."""
+        return {"pixels": self.pixels, "share": "tiles" if self.by_tile else "rows"}
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -79,19 +103,18 @@ class _Kernel:
             self.x = f.alias(f.inputs[conv.x], (conv.batch, self.blocks, *space, self.block))
             d, h, _ = conv.axes
             parts = [conv.batch, self.blocks, d.out, h.out]
-            by_tile = prod(parts) < 8 * self.task.target.threads and not self.rows.loop_taps
-            parts.append(self.rows.count if by_tile else 1)
+            parts.append(self.rows.count if self.by_tile else 1)
             with f.parallel(prod(parts)) as task:
                 *place, tile = f.unravel(task, parts)
 
                 def body(start: Expr, run: Run | None) -> None:
                     self._tile(place, start, run)
 
-                if by_tile:
+                if self.by_tile:
                     self.rows.tile(f, tile, body)
                 else:
                     self.rows.row(f, body)
-        return Lowered(f.func, f.args, layout, {"rows": max((r.width for r in self.rows.tiles), default=1)})
+        return Lowered(f.func, f.args, layout, self.choice)
 
     def _tile(self, place: list[Expr], start: Expr, run: Run | None) -> None:
         """Accumulate and store some pixels of one row and channel block."""

@@ -21,13 +21,13 @@ from torch import fx
 
 from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..plan import PLAIN, Layout
-from ..template import Choice, Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from ..views import is_view, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .conv import pack_bias
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
-from .tiles import L2_BYTES, Product, Tile, choose
+from .tiles import L2_BYTES, ORDERS, Product, Tile, choose, tiles_to_try
 from .window import Axis, Run
 
 
@@ -95,31 +95,46 @@ class Gemm:
         return Wants(all_plain(task), PLAIN)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """Register tiles, and what the parallel loop walks along."""
+        linear = read_linear(task)
+        assert isinstance(linear, Linear)
+        default = _Kernel(task, linear, default_tile(linear, task))
+        orders = ORDERS if default.weights_first else ORDERS[::-1]
+        tiles = tiles_to_try(_product_of(linear, task), task.target, default.tile)
+        return distinct(_Kernel(task, linear, tile, order).choice for tile in tiles for order in orders)
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
         linear = read_linear(task)
         assert isinstance(linear, Linear)
-        return _Kernel(task, linear, default_tile(linear, task)).lower()
+        if choice is None:
+            return _Kernel(task, linear, default_tile(linear, task)).lower()
+        return _Kernel(task, linear, Tile.parse(choice["tile"], task.target.block), str(choice["order"])).lower()
 
 
 def default_tile(linear: Linear, task: Task) -> Tile:
     """A tile that is good untuned."""
-    block = task.target.block
-    blocks = -(-linear.columns // block)
-    row_bytes = linear.inner * 4
-    return choose(Product(linear.rows, blocks, linear.inner, 1, True, row_bytes), task.target, block)
+    return choose(_product_of(linear, task), task.target, task.target.block)
+
+
+def _product_of(linear: Linear, task: Task) -> Product:
+    blocks = -(-linear.columns // task.target.block)
+    return Product(linear.rows, blocks, linear.inner, 1, True, linear.inner * 4)
 
 
 class _Kernel:
-    """The matrix product of one task, for one tile."""
+    """The matrix product of one task, for one tile; an order that is not given is chosen."""
 
-    def __init__(self, task: Task, linear: Linear, tile: Tile) -> None:
+    def __init__(self, task: Task, linear: Linear, tile: Tile, order: str | None = None) -> None:
         self.task, self.linear, self.tile = task, linear, tile
         self.chunks = -(-linear.columns // tile.block) // tile.blocks
         self.rows = Rows.plan(Axis(linear.rows, linear.rows), tile.rows, tile.blocks)
+        self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
+
+    @property
+    def choice(self) -> Choice:
+        """What was chosen."""
+        return {"tile": self.tile.name, "order": ORDERS[not self.weights_first]}
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -133,13 +148,13 @@ class _Kernel:
             self.f, self.epilogue = f, Epilogue(f, anchor)
             self.flat = self._flat_input()
             parts = [self.chunks, self.rows.count]
-            order = [0, 1] if self._weights_outermost() else [1, 0]
+            order = [0, 1] if self.weights_first else [1, 0]
             with f.parallel(prod(parts)) as task:
                 where: list[Expr] = [0, 0]
                 for axis, index in zip(order, f.unravel(task, [parts[a] for a in order]), strict=True):
                     where[axis] = index
                 self.rows.tile(f, where[1], lambda start, run: self._tile(where[0], start, run))
-        return Lowered(f.func, f.args, PLAIN, {"rows": tile.rows, "blocks": tile.blocks})
+        return Lowered(f.func, f.args, PLAIN, self.choice)
 
     def _flat_input(self) -> Buffer | None:
         """x as [row, k], where no view stands between."""
@@ -148,7 +163,7 @@ class _Kernel:
             return None
         return self.f.alias(self.f.inputs[holders.index(self.linear.x)], (self.linear.rows, self.linear.inner))
 
-    def _weights_outermost(self) -> bool:
+    def _keep_weights(self) -> bool:
         """Whether each chunk of weights is read once and x once a chunk, or the other way round."""
         weights, x = 4 * self.linear.inner * self.linear.columns, 4 * self.linear.inner * self.linear.rows
         chunk_first = weights + x * (self.chunks if x > L2_BYTES else 1)

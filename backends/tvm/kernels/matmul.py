@@ -19,13 +19,13 @@ from torch import fx
 
 from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..plan import PLAIN
-from ..template import Choice, Lowered, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from ..views import broadcast_index, memory_strides, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .emit import Buffer, Expr, Function, const
 from .gemm import all_plain, views_to_placeholder
 from .rows import Rows
-from .tiles import Product, Tile, choose
+from .tiles import Product, Tile, choose, tiles_to_try
 from .window import Axis, Run
 
 Index = Callable[[Sequence[Expr], Sequence[Expr], Expr], list[Expr]]
@@ -122,32 +122,47 @@ class Matmul:
         return Wants(all_plain(task), PLAIN)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """Register tiles, and how many tasks share the rows of one chunk of columns."""
+        product = read_matmul(task)
+        assert isinstance(product, MatMul)
+        shape = _shape_of(product, task)
+        default = _Kernel(task, product, choose(shape, task.target, task.target.block))
+        tiles = tiles_to_try(shape, task.target, default.tile)
+        shares = (default.shares, 1, 2, 4, 8)
+        return distinct(_Kernel(task, product, tile, n).choice for tile in tiles for n in shares)
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
         product = read_matmul(task)
         assert isinstance(product, MatMul)
-        block = task.target.block
-        rows, blocks = prod(product.rows), -(-product.columns // block)
-        tile = choose(Product(rows, blocks, product.inner, prod(product.batch)), task.target, block)
-        return _Kernel(task, product, tile).lower()
+        if choice is None:
+            return _Kernel(task, product, choose(_shape_of(product, task), task.target, task.target.block)).lower()
+        return _Kernel(task, product, Tile.parse(choice["tile"], task.target.block), int(choice["shares"])).lower()
+
+
+def _shape_of(product: MatMul, task: Task) -> Product:
+    blocks = -(-product.columns // task.target.block)
+    return Product(prod(product.rows), blocks, product.inner, prod(product.batch))
 
 
 class _Kernel:
-    """The batched product of one task, for one tile."""
+    """The batched product of one task, for one tile; `shares` that are not given are chosen."""
 
-    def __init__(self, task: Task, product: MatMul, tile: Tile) -> None:
+    def __init__(self, task: Task, product: MatMul, tile: Tile, shares: int | None = None) -> None:
         self.task, self.product, self.tile = task, product, tile
         self.chunks = -(-product.columns // tile.block) // tile.blocks
         rows = prod(product.rows)
         self.rows = Rows.plan(Axis(rows, rows), tile.rows, tile.blocks)
-        wanted = 2 * task.target.threads
-        shares = max(1, min(self.rows.count, -(-wanted // (prod(product.batch) * self.chunks))))
-        self.share = -(-self.rows.count // shares)
+        if shares is None:
+            shares = -(-2 * task.target.threads // (prod(product.batch) * self.chunks))
+        self.share = -(-self.rows.count // max(1, min(self.rows.count, shares)))
         self.shares = -(-self.rows.count // self.share)
         self.rest = product.columns % tile.block
+
+    @property
+    def choice(self) -> Choice:
+        """What was chosen."""
+        return {"tile": self.tile.name, "shares": self.shares}
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -170,7 +185,7 @@ class _Kernel:
                         f.when(number < self.rows.count, body)
                     else:
                         body()
-        return Lowered(f.func, f.args, PLAIN, {"rows": self.tile.rows, "blocks": self.tile.blocks})
+        return Lowered(f.func, f.args, PLAIN, self.choice)
 
     def _on_last(self, chunk: Expr, body: Callable[[bool], None]) -> None:
         """Two versions of `body` where the last column block is narrower."""

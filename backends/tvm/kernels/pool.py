@@ -22,7 +22,7 @@ from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands,
 from ..plan import Layout
 from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import shape_of
-from .depthwise import pixels_in_registers
+from .depthwise import pixels_to_try
 from .emit import Buffer, Expr, Function, const
 from .rows import Rows
 from .window import Axes, Axis, Run, three_axes
@@ -99,24 +99,30 @@ class Pool:
         return Wants({**operand_layouts(task, anchor, layout), pool.x: (layout,)}, layout)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """Pixels of a tile."""
+        pool = read_pool(task)
+        assert isinstance(pool, Pooling)
+        if pool.kind == "adaptive":
+            return ()
+        return [{"pixels": pixels} for pixels in pixels_to_try(task, pool.axes[2].out)]
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Parallel over rows, tiles of pixels within a row."""
         pool = read_pool(task)
         assert isinstance(pool, Pooling)
-        return _Kernel(task, pool).lower()
+        return _Kernel(task, pool, None if choice is None else int(choice["pixels"])).lower()
 
 
 class _Kernel:
     """The pooling kernel of one task."""
 
-    def __init__(self, task: Task, pool: Pooling) -> None:
+    def __init__(self, task: Task, pool: Pooling, pixels: int | None = None) -> None:
+        """`pixels` a tile; as many as fit the registers where not given."""
         self.task, self.pool = task, pool
         self.block = task.target.block
         self.blocks = -(-pool.channels // self.block)
-        self.rows = Rows.plan(pool.axes[2], pixels_in_registers(task), 3 if pool.kind == "max" else 1)
+        self.pixels = pixels or pixels_to_try(task, pool.axes[2].out)[0]
+        self.rows = Rows.plan(pool.axes[2], self.pixels, 3 if pool.kind == "max" else 1)
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -136,7 +142,7 @@ class _Kernel:
                         self._adaptive(place, x)
                 else:
                     self.rows.row(f, lambda start, run: self._tile(place, start, run))
-        return Lowered(f.func, f.args, layout, {"rows": max((r.width for r in self.rows.tiles), default=1)})
+        return Lowered(f.func, f.args, layout, {} if pool.kind == "adaptive" else {"pixels": self.pixels})
 
     def _tile(self, place: list[Expr], start: Expr, run: Run | None) -> None:
         """Some pixels of one row and channel block."""

@@ -21,6 +21,9 @@ _LOOP = 0.5
 L2_BYTES = 512 * 1024
 """What a kernel may expect to keep in a core's second-level cache: half of it on today's server cores."""
 
+ORDERS = ("weights", "rows")
+"""What a parallel loop keeps while the other one goes by: a chunk of weights, or a tile of rows."""
+
 
 @dataclass(frozen=True)
 class Tile:
