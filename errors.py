@@ -129,6 +129,18 @@ class CodegenError(PlanishError):
     """TVM, LLVM or the linker failed on a kernel; names the region and its layers."""
 
 
+class TuningError(PlanishError):
+    """Kernels cannot be measured: the measuring process, its lock or its memory."""
+
+
+class TuningDatabaseError(TuningError):
+    """A tuning database or an export of one that is damaged, foreign, newer or cannot be written."""
+
+
+class RpcError(TuningError):
+    """A device reached over RPC; names the hop that fails."""
+
+
 class MissingDependencyError(PlanishError):
     """A part of planish that needs an extra which is not installed."""
 
