@@ -10,15 +10,20 @@ from ..template import Template
 from .attention import Attention
 from .concat import Concat
 from .conv_direct import ConvDirect
+from .conv_transposed import ConvTransposed
 from .depthwise import Depthwise
 from .gemm import Gemm
 from .matmul import Matmul
 from .pool import Pool
 from .spatial_mean import SpatialMean
+from .winograd import Winograd
 
 TEMPLATES: tuple[Template, ...] = (
     Depthwise(),  # before ConvDirect, which would take it with vectors of one lane
+    Winograd(4),  # refuses what direct convolution should do faster, and numerics="strict"
+    Winograd(2),
     ConvDirect(),
+    ConvTransposed(),
     Gemm(),  # before Matmul, which would pack its constant weight at run time
     Matmul(),
     Attention(),
