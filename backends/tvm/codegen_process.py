@@ -1,4 +1,4 @@
-"""What runs in a worker process: PrimFuncs in, object files out, one kernel a module. Run by path, never imported.
+"""What runs in a worker process: PrimFuncs in, object files out, one kernel a module. Run by path.
 
 frame(symbol, target, module) -> frame("ok", object) | frame("error", message)
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import struct
 import sys
 import tempfile
+import threading
 from typing import Any, BinaryIO
 
 
@@ -27,7 +29,7 @@ def read_frame(stream: BinaryIO) -> Any:
 
 def write_frame(stream: BinaryIO, value: Any) -> None:
     """Send a value."""
-    data = pickle.dumps(value)
+    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
     stream.write(struct.pack("<Q", len(data)) + data)
     stream.flush()
 
@@ -44,13 +46,38 @@ def compile_object(symbol: str, target: str, module: str) -> bytes:
             return file.read()
 
 
-def main() -> None:
-    """Serve until stdin closes."""
+def end_with(parent: int) -> None:
+    """Leave when the process `parent` has ended, even in the middle of a kernel that never does.
+
+    The kernel's own signal for this (PR_SET_PDEATHSIG) is sent when the *thread* that started us ends.
+    """
+    descriptor = os.pidfd_open(parent)
+    if os.getppid() != parent:
+        os._exit(1)
+
+    def wait() -> None:
+        watched = select.poll()
+        watched.register(descriptor, select.POLLIN)
+        watched.poll()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def open_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Where requests come from and replies go to; what anything prints goes to stderr from now on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's business
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    sys.path[:] = read_frame(requests)
+    return requests, replies
+
+
+def main() -> None:
+    """Serve until stdin closes."""
+    requests, replies = open_pipes()
+    parent, sys.path[:] = read_frame(requests)
+    end_with(parent)
     sys.modules["torch"] = None  # type: ignore[assignment]
     import tvm
 

@@ -3,7 +3,7 @@
 pool.submit(job) -> Future[object file]      a crash or error -> KernelFailed(symbol, what was said)
 
 Each process handles one kernel at a time (LLVM uses one thread for a module), is started once, and lives as
-long as the pool: starting one takes 0.7 s. Processes end by themselves when their pipe closes.
+long as the pool: starting one takes 0.7 s. Processes end with the one that started them.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import pickle
 import queue
-import signal
-import struct
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .cpu import available_threads
+from .process import Child, Died, TookTooLong
 
 _PROGRAM = Path(__file__).with_name("codegen_process.py")
 
@@ -47,95 +43,41 @@ class KernelFailed(Exception):
         self.said = said
 
 
-class _Died(Exception):
-    """The process closed its pipe."""
-
-
 class Worker:
     """One process; restarted by the next job after a crash."""
 
     def __init__(self) -> None:
         """Nothing runs until `start` or the first job."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: Any = None
+        self._child = Child(lambda: [sys.executable, "-P", str(_PROGRAM)], _greeting, "the code generator")
 
     @property
     def pid(self) -> int | None:
         """The process's id while it lives."""
-        return self._process.pid if self._process else None
+        return self._child.pid
 
     def start(self) -> None:
         """Start the process if it does not run; returns before it is ready."""
-        if self._process is not None:
-            return
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        command = [sys.executable, "-P", str(_PROGRAM)]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._log)
-        self._send(sys.path)
+        with contextlib.suppress(Died):  # the first job says so
+            self._child.start()
 
-    def run(self, job: Job) -> bytes:
-        """Compile one kernel here; raises KernelFailed."""
-        if self._process is not None and self._process.poll() is not None:
-            self.stop()  # it was killed while it had nothing to do
+    def run(self, job: Job, seconds: float | None = None) -> bytes:
+        """Compile one kernel here, in at most `seconds` of CPU time; raises KernelFailed."""
         try:
-            self.start()
-        except OSError as error:
-            self.stop()
-            raise KernelFailed(job.symbol, f"the code generator cannot be started: {error}") from None
-        offset = self._log.seek(0, os.SEEK_END)
-        try:
-            self._send(tuple(job))
-            status, value = self._receive()
-        except (_Died, OSError):
-            raise KernelFailed(job.symbol, self._last_words(offset)) from None
+            status, value = self._child.ask(tuple(job), seconds)
+        except (Died, TookTooLong) as error:
+            raise KernelFailed(job.symbol, str(error)) from None
         if status == "error":
             raise KernelFailed(job.symbol, str(value))
         return bytes(value)
 
     def stop(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if self._log is not None:
-            self._log.close()
-        if process is None:
-            return
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # unsent bytes of a process that died
-                    stream.close()
-        process.kill()
-        process.wait()
+        self._child.stop()
 
-    def _send(self, value: Any) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        data = pickle.dumps(value)
-        self._process.stdin.write(struct.pack("<Q", len(data)) + data)
-        self._process.stdin.flush()
 
-    def _receive(self) -> Any:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        head = self._process.stdout.read(8)
-        if len(head) < 8:
-            raise _Died
-        size = struct.unpack("<Q", head)[0]
-        data = self._process.stdout.read(size)
-        if len(data) < size:
-            raise _Died
-        return pickle.loads(data)
-
-    def _last_words(self, offset: int) -> str:
-        """How the process ended and what it printed since `offset`; leaves it stopped."""
-        assert self._process is not None
-        code = self._process.wait()
-        self._log.seek(offset)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        self.stop()
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        errors = [line for line in lines if "ERROR" in line] or lines[-3:]
-        return f"the code generator died ({how})" + (f": {' '.join(errors)[:500]}" if errors else "")
+def _greeting() -> tuple[int, list[str]]:
+    """Whose child it is, and where it finds TVM."""
+    return os.getpid(), sys.path
 
 
 class Pool:
@@ -156,9 +98,14 @@ class Pool:
         for _ in range(self.size):
             self._threads.submit(self._warm_one)
 
-    def submit(self, job: Job, keep: Callable[[bytes], None] | None = None) -> Future[bytes]:
-        """Compile one kernel on the next free worker; `keep` gets the object before the future is done."""
-        return self._threads.submit(self._run, job, keep)
+    def submit(
+        self, job: Job, keep: Callable[[bytes], None] | None = None, seconds: float | None = None
+    ) -> Future[bytes]:
+        """Compile one kernel on the next free worker; `keep` gets the object before the future is done.
+
+        A kernel that needs more than `seconds` of CPU time fails.
+        """
+        return self._threads.submit(self._run, job, keep, seconds)
 
     def close(self) -> None:
         """Stop every process; a forked child leaves its parent's alone."""
@@ -168,10 +115,10 @@ class Pool:
         for worker in self.workers:
             worker.stop()
 
-    def _run(self, job: Job, keep: Callable[[bytes], None] | None) -> bytes:
+    def _run(self, job: Job, keep: Callable[[bytes], None] | None, seconds: float | None) -> bytes:
         worker = self._free.get()
         try:
-            data = worker.run(job)
+            data = worker.run(job, seconds)
         finally:
             self._free.put(worker)
         if keep is not None:

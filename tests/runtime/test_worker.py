@@ -54,9 +54,22 @@ def good(symbol: str = "k_good") -> Job:
     return job(symbol, elementwise(1, (64,), lambda v: v + v))
 
 
+def unrolled(symbol: str, statements: int) -> Job:
+    """A kernel of so many statements that LLVM needs seconds."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("main")
+        x = T.match_buffer(T.arg("x", T.handle()), (statements,), "float32", align=4)
+        y = T.match_buffer(T.arg("y", T.handle()), (statements,), "float32", align=4)
+        for i in range(statements):
+            T.buffer_store(y, x[i] * x[(i * 7) % statements] + x[(i * 3) % statements], [i])
+    return job(symbol, builder.get())
+
+
 def ended(pid: int) -> bool:
-    """Gone, or a zombie that its parent has not waited for."""
+    """Gone, or a zombie that its parent has not waited for, with no thread left."""
     try:
+        if len(os.listdir(f"/proc/{pid}/task")) > 1:
+            return False
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
@@ -137,6 +150,31 @@ def test_workers_end_with_their_parent() -> None:
         time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
     pytest.fail("the worker outlived its parent")
+
+
+def test_a_kernel_that_takes_too_long_fails_alone(pool: Pool) -> None:
+    pool.submit(good()).result()
+    with pytest.raises(KernelFailed, match=r"k_slow: the code generator gave no answer in \d"):
+        pool.submit(unrolled("k_slow", 4000), seconds=0.3).result()
+    assert pool.submit(good(), seconds=30.0).result()
+
+
+def test_workers_end_with_a_parent_that_is_killed_while_they_compile() -> None:
+    code = (
+        "import os, signal, time\nfrom planish.backends.tvm.worker import Pool\n"
+        "from runtime.test_worker import good, unrolled\n"
+        "p = Pool(1); p.submit(good()).result(); p.submit(unrolled('k_slow', 6000))\n"
+        "time.sleep(0.5); print(p.workers[0].pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    limit = time.monotonic() + 4  # it would compile for longer than this
+    while not ended(int(done.stdout)):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_a_forked_child_leaves_the_pool_alone(pool: Pool) -> None:
