@@ -8,7 +8,7 @@ is made and shared by every later reader that wants the same layout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,18 +20,24 @@ from .cost import region_bytes, region_flops
 from .generic.template import convert_layout
 from .hint import preferred_layouts
 from .kernels.templates import TEMPLATES
-from .plan import PLAIN, Kernel, Layout, PackedWeight, Plan, Step, Value
+from .plan import PLAIN, Derived, Kernel, Layout, PackedWeight, Plan, Step, Value, itemsize
 from .symbol import kernel_symbol
 from .target import Target
-from .template import Lowered, Packed, Refused, Task, Template, Wants
+from .template import Chooser, Lowered, Packed, Refused, Task, Template, Wants, default_kernel
 
 
-def lower(program: Program, target: Target, templates: Sequence[Template] = TEMPLATES, numerics: str = "fast") -> Plan:
-    """Choose a template, layouts and packings for every region of `program` (stage GROUPED).
+def lower(
+    program: Program,
+    target: Target,
+    templates: Sequence[Template] = TEMPLATES,
+    numerics: str = "fast",
+    choose: Chooser = default_kernel,
+) -> Plan:
+    """Choose a template, layouts and packings for every region of `program` (stage GROUPED); `choose` the kernels.
 
     Raises CodegenError, naming region and layers, if no template takes a region.
     """
-    lowering = _Lowering(program, target, templates, numerics)
+    lowering = _Lowering(program, target, templates, numerics, choose)
     for node in program.graph.nodes:
         if node.op == "call_module":
             lowering.region(node, program.regions[str(node.target)])
@@ -41,10 +47,13 @@ def lower(program: Program, target: Target, templates: Sequence[Template] = TEMP
 class _Lowering:
     """The state of one walk over the graph: where each node's value lies, and what was emitted so far."""
 
-    def __init__(self, program: Program, target: Target, templates: Sequence[Template], numerics: str) -> None:
+    def __init__(
+        self, program: Program, target: Target, templates: Sequence[Template], numerics: str, choose: Chooser
+    ) -> None:
         self.program = program
         self.target = target
         self.numerics = numerics
+        self.choose = choose
         self.templates = templates
         self.hints = preferred_layouts(program, target)
         self.plan = Plan({}, {}, {}, [], inputs=(), outputs=())
@@ -146,7 +155,7 @@ class _Lowering:
         target = replace(value, name=f"{name}_{layouts[0]}", layout=layouts[0], external=False)
         symbol = self._add_kernel(convert_layout(value, target.layout, self.target), "convert_layout", {})
         self.plan.values[target.name] = target
-        moved = 2 * int(np.prod(value.shape)) * np.dtype(value.dtype).itemsize
+        moved = 2 * int(np.prod(value.shape)) * itemsize(value.dtype)
         self.plan.steps.append(
             Step(symbol, (name,), target.name, f"{value.layout}_to_{target.layout}", "layout", (), bytes=moved)
         )
@@ -155,15 +164,20 @@ class _Lowering:
 
     def _kernel(self, template: Template, task: Task) -> tuple[str, Lowered]:
         """Emit the kernel, or reuse the one made for an equal task (ResNet-50: 53 convolutions, 23 kernels)."""
+        chosen = self.choose(template, task)
         key = (template.name, task_key(task))
         if key not in self.memo:
-            lowered = template.emit(task)
-            self.memo[key] = (self._add_kernel(lowered.func, template.name, dict(lowered.choice)), lowered)
+            lowered = chosen.template.emit(task, chosen.choice)
+            name, choice = chosen.template.name, dict(lowered.choice)
+            self.memo[key] = (self._add_kernel(lowered.func, name, choice, chosen.tuned), lowered)
         return self.memo[key]
 
-    def _add_kernel(self, func: object, template: str, choice: dict[str, object]) -> str:
+    def _add_kernel(
+        self, func: object, template: str, choice: dict[str, object], tuned: Mapping[str, float] | None = None
+    ) -> str:
         symbol = kernel_symbol(func, self.target)
-        self.plan.kernels.setdefault(symbol, Kernel(symbol, func, template, choice))
+        kernel = Kernel(symbol, func, template, choice, None if tuned is None else dict(tuned))
+        self.plan.kernels.setdefault(symbol, kernel)
         return symbol
 
     def _argument(self, arg: int | Packed, task: Task, nodes: Sequence[fx.Node]) -> str:
@@ -174,7 +188,12 @@ class _Lowering:
 
     def _weight(self, source: str, packed: Packed) -> str:
         name = f"{source}:{packed.key}" if packed.key else source
-        self.plan.weights.setdefault(name, PackedWeight(name, source, packed.pack))
+        derived = None
+        if packed.derive is not None:
+            made = packed.derive
+            derived = Derived(self._add_kernel(made.func, "prepare", {"makes": made.key}), made.shape, made.dtype)
+            name = f"{name}:{derived.symbol}"
+        self.plan.weights.setdefault(name, PackedWeight(name, source, packed.pack, derived))
         return name
 
 

@@ -34,6 +34,21 @@ def physical_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
     return (shape[0], -(-shape[1] // c), *shape[2:], c)
 
 
+def computed_dtype(dtype: str) -> str:
+    """What kernels compute a value of `dtype` in: bfloat16 is a way to store float32."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def memory_dtype(dtype: str) -> str:
+    """What a value of `dtype` lies in memory as: NumPy and TVM know bfloat16 by its bits only."""
+    return "uint16" if dtype == "bfloat16" else dtype
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element."""
+    return np.dtype(memory_dtype(dtype)).itemsize
+
+
 @dataclass(frozen=True)
 class Value:
     """A tensor between kernels: logical `shape`, `dtype`, and how it lies in memory.
@@ -50,8 +65,17 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """What loading makes of a stored array: the kernel `symbol`, called as (stored, made), and what it makes."""
+
+    symbol: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
 class PackedWeight:
-    """A weight as kernels read it: `pack(weights[source]) -> array`, stored once under `name`.
+    """A weight as kernels read it: `pack(weights[source]) -> array`, stored once, or what is `derived` from that.
 
     `name` says source and packing ("conv1.weight:OIhw16i16o"); equal names are equal arrays.
     """
@@ -59,6 +83,7 @@ class PackedWeight:
     name: str
     source: str
     pack: Callable[[np.ndarray], np.ndarray]
+    derived: Derived | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,8 @@ class Kernel:
     func: Any
     template: str
     choice: dict[str, Any] = field(default_factory=dict)
+    tuned: dict[str, float] | None = None
+    """Seconds of this kernel and of the default one, where the choice was measured."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -65,12 +65,30 @@ class Refused:
 
 
 @dataclass(frozen=True, eq=False)
+class Derive:
+    """How a kernel's argument is made from the stored array when an artifact is loaded: `func(stored, made)`.
+
+    For forms that are larger than the weight: the file and its pages in memory hold the weight once. `func` is a
+    PrimFunc over 64-byte aligned buffers, `key` names what it does.
+    """
+
+    key: str
+    func: Any
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
 class Packed:
-    """A kernel argument made from the weight at `position`: `pack(weight) -> array`; `key` names the packing."""
+    """A kernel argument made from the weight at `position`: `pack(weight) -> array`, which the artifact stores.
+
+    With `derive`, the argument is what that makes of the stored array. `key` names the packing.
+    """
 
     position: int
     key: str
     pack: Callable[[np.ndarray], np.ndarray]
+    derive: Derive | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,3 +119,23 @@ class Template(Protocol):
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Make the kernel for a choice of the space, None for the default; inputs are as `wants` accepted."""
+
+
+class Chosen(NamedTuple):
+    """The kernel to emit for a task: a template and its choice, None for the default.
+
+    `tuned` says what a choice that was measured is worth: "seconds" of it and of the default kernel.
+    """
+
+    template: Template
+    choice: Choice | None = None
+    tuned: Mapping[str, float] | None = None
+
+
+Chooser = Callable[[Template, Task], Chosen]
+"""Decides on the kernel of a task that a template has taken; the answer has the same layouts."""
+
+
+def default_kernel(template: Template, _task: Task) -> Chosen:
+    """The untuned kernel of the template that took the task."""
+    return Chosen(template)
