@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from . import convnext, densenet, efficientnet, inception, language, mobilenet, regnet, resnet, swin, vgg, vit
+from . import convnext, densenet, efficientnet, inception, language, mobilenet, regnet, repvgg, resnet, swin, vgg, vit
 from .common import Entry, Sample, Size, image
 
 __all__ = ["ZOO", "Entry", "Sample", "Size", "find"]
 
+BRANCHES = "a branch of RepVGG is a batch norm alone, of a value that other branches read too"
 PREACTIVATION = "DenseNet normalizes a concatenation that other layers read too"
 
 V3_LARGE_SMALL = tuple(mobilenet.V3_LARGE[i] for i in (0, 1, 3, 4, 6, 10, 12))
@@ -65,6 +66,16 @@ ZOO: tuple[Entry, ...] = (
         "regnet_y_400mf", regnet.regnet_y_400mf,
         Size(image(32), {"depth": 5, "w0": 16, "wa": 13.0, "group": 8, "classes": 10}), Size(image(224)),
         parameters=4_344_144,
+    ),
+    Entry(
+        "repvgg_a0", repvgg.repvgg_a0,
+        Size(image(33), {"widths": (12, 12, 20, 40), "depths": (2, 2, 1), "classes": 10}),
+        Size(image(224)), parameters=9_108_968, affine_left=BRANCHES,
+    ),
+    Entry(
+        "repvgg_a0_merged", repvgg.repvgg_a0,
+        Size(image(33), {"widths": (12, 12, 20, 40), "depths": (2, 2, 1), "classes": 10, "merged": True}),
+        Size(image(224), {"merged": True}), parameters=8_309_384,
     ),
     Entry(
         "efficientnet_b0", efficientnet.efficientnet_b0,
