@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from ...ir.program import Program
@@ -60,5 +61,6 @@ class TvmBackend:
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """A weight as NumPy sees it, without a copy where it is contiguous."""
-    return np.asarray(tensor.detach().contiguous().numpy())
+    """A weight as NumPy sees it (bfloat16 as bits), without a copy where it is contiguous."""
+    held = tensor.detach().contiguous()
+    return np.asarray((held.view(torch.uint16) if held.dtype is torch.bfloat16 else held).numpy())

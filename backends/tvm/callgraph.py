@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CodegenError
-from .plan import Plan, Step, Value, physical_shape
+from .plan import Plan, Step, Value, memory_dtype, physical_shape
 
 
 @dataclass(frozen=True)
@@ -131,4 +131,4 @@ def _needed(plan: Plan, results: Sequence[str]) -> tuple[Step, ...]:
 def _type(value: Value) -> Any:
     from .compat import relax
 
-    return relax.TensorType(physical_shape(value.shape, value.layout), value.dtype)
+    return relax.TensorType(physical_shape(value.shape, value.layout), memory_dtype(value.dtype))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
 import torch
 from torch import fx
 
 from ...ir.program import Region
-from .plan import Value, physical_shape
+from .plan import Value, itemsize, physical_shape
 from .template import Task
 
 
@@ -28,7 +27,7 @@ def region_bytes(task: Task, output: Value) -> int:
 
 
 def _value_bytes(value: Value) -> int:
-    return prod(physical_shape(value.shape, value.layout)) * np.dtype(value.dtype).itemsize
+    return prod(physical_shape(value.shape, value.layout)) * itemsize(value.dtype)
 
 
 def _shape(node: object) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from .compat import tirx
 from .kernels.emit import Expr, Function, Operands, PackedArg
 from .ops.lanes import once
 from .ops.pointwise import evaluate, is_pointwise
-from .plan import PLAIN, Layout, block_of, physical_shape
+from .plan import PLAIN, Layout, block_of, computed_dtype, physical_shape
 from .template import Packed, Task
 from .views import broadcast_index, forward_index, is_bijective, is_view, shape_of, source_index
 
@@ -142,7 +142,7 @@ class Epilogue:
     def store(self, index: Sequence[Expr], value: Expr) -> None:
         """Finish the anchor's element at logical `index` and store it."""
         where, result = self.apply(index, value)
-        dtype = self._task.output.dtype
+        dtype = computed_dtype(self._task.output.dtype)
         if str(result.ty.dtype) != dtype:
             result = tirx.Cast(dtype, result)
         self._f.store(self._f.output, result, self._physical(where, self._f.layout))

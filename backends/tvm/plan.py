@@ -44,6 +44,11 @@ def memory_dtype(dtype: str) -> str:
     return "uint16" if dtype == "bfloat16" else dtype
 
 
+def from_memory(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Numbers of `dtype` as they are computed with, from what lies in memory."""
+    return (array.astype(np.uint32) << np.uint32(16)).view(np.float32) if dtype == "bfloat16" else array
+
+
 def itemsize(dtype: str) -> int:
     """Bytes of one element."""
     return np.dtype(memory_dtype(dtype)).itemsize

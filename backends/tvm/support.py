@@ -12,8 +12,8 @@ from ..base import Refused
 from .generic.builders import BUILDERS
 from .ops.pointwise import is_pointwise
 
-DTYPES = frozenset({torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32})
-DTYPES |= {torch.int64}
+DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.bool, torch.uint8, torch.int8})
+DTYPES |= {torch.int16, torch.int32, torch.int64}
 
 
 def supports(node: fx.Node) -> Refused | None:

@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from .compat import structural_walk, tirx, tvm
+from .plan import computed_dtype
 
 Expr = Any
 
@@ -38,8 +39,8 @@ def shape_of(node: Any) -> tuple[int, ...]:
 
 
 def dtype_of(node: Any) -> str:
-    """Dtype of a node's value, as "float32"."""
-    return str(node.meta["val"].dtype).removeprefix("torch.")
+    """Dtype that kernels compute a node's value in, as "float32"."""
+    return computed_dtype(str(node.meta["val"].dtype).removeprefix("torch."))
 
 
 def source_index(node: fx.Node, index: Sequence[Expr]) -> list[Expr]:

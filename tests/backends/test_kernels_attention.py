@@ -133,4 +133,4 @@ def test_double_precision_is_refused() -> None:
     fn = lambda q, k, v: SDPA(q, k, v, None, 0.0, False)  # noqa: E731
     refused = Attention().wants(make_task(fn, [t.double() for t in qkv(3, 4, 8)], anchor=SDPA))
     assert isinstance(refused, Refused)
-    assert refused.reason == "not float32"
+    assert refused.reason == "not float32 or bfloat16"

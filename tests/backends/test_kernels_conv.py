@@ -215,7 +215,7 @@ def test_double_precision_is_refused() -> None:
     inputs = [randn(1, 4, 5).double(), randn(4, 4, 1).double(), randn(4).double()]
     refused = ConvDirect().wants(make_task(conv([1], [0], [1]), inputs, (1, 2), anchor=CONV))
     assert isinstance(refused, Refused)
-    assert refused.reason == "not float32"
+    assert refused.reason == "not float32 or bfloat16"
 
 
 def test_threads_do_not_change_the_bits() -> None:

@@ -16,6 +16,7 @@ from torch import fx
 from ..compat import IRBuilder, T, structural_equal, structural_hash, tirx
 from ..kernels.emit import Expr, Function
 from ..ops.lanes import once, scalar_code
+from ..plan import computed_dtype
 from ..views import broadcast_index, dtype_of, shape_of
 from .stage import Domain, Field, Stage
 
@@ -50,7 +51,7 @@ class RegionBuilder:
                 self.loads.append((buffer, where))
             return flat[self.offset(self._inside(where, domain.extents), domain.extents)]
 
-        return Field(value.shape, value.dtype, at)
+        return Field(value.shape, computed_dtype(value.dtype), at)
 
     def __getitem__(self, node: Any) -> Field:
         """The field of a node; a Python number is a constant field."""

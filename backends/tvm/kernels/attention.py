@@ -21,9 +21,9 @@ from torch import fx
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..ops.math import exp
-from ..plan import PLAIN
+from ..plan import PLAIN, computed_dtype, from_memory
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
-from ..views import broadcast_index, shape_of
+from ..views import broadcast_index, dtype_of, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .gemm import all_plain, views_to_placeholder
@@ -62,9 +62,9 @@ def read_attention(task: Task) -> Sdpa | Refused:
     nodes = [n for n in (q, k, v, mask) if n is not None]
     if dropout:
         return Refused("dropout")
-    if any(n.meta["val"].dtype != torch.float32 for n in nodes[:3]) or task.output.dtype != "float32":
-        return Refused("not float32")
-    if mask is not None and mask.meta["val"].dtype not in (torch.float32, torch.bool):
+    if any(dtype_of(n) != "float32" for n in nodes[:3]) or computed_dtype(task.output.dtype) != "float32":
+        return Refused("not float32 or bfloat16")
+    if mask is not None and dtype_of(mask) not in ("float32", "bool"):
         return Refused(f"a mask of {mask.meta['val'].dtype}")
     if not all(views_to_placeholder(task, n) for n in nodes):
         return Refused("an operand is computed inside the region")
@@ -225,17 +225,17 @@ class _Kernel:
         """A constant mask as numbers to add, [batch..., tile of queries, key, lane]."""
         assert self.mask_position is not None
         shape, lanes, tiles, keys = self.task.inputs[self.mask_position].shape, self.lanes, self.tiles, self.sdpa.keys
-        rows = self.sdpa.queries
+        rows, dtype = self.sdpa.queries, self.task.inputs[self.mask_position].dtype
 
         def pack(mask: np.ndarray) -> np.ndarray:
-            added = np.where(mask, 0.0, -np.inf) if mask.dtype == bool else mask
+            added = np.where(mask, 0.0, -np.inf) if mask.dtype == bool else from_memory(mask, dtype)
             padded = np.zeros((*shape[:-2], tiles * lanes, keys), np.float32)
             padded[..., :rows, :] = added
             split = padded.reshape(*shape[:-2], tiles, lanes, keys)
             return np.ascontiguousarray(np.swapaxes(split, -1, -2))
 
         key = f"mask{rows}x{keys}l{lanes}"
-        return PackedArg(Packed(self.mask_position, key, pack), (*shape[:-2], tiles, keys, lanes))
+        return PackedArg(Packed(self.mask_position, key, pack), (*shape[:-2], tiles, keys, lanes), "float32")
 
     def _over(self, length: int, width: int, body: Any) -> None:
         """Tiles of `width` and a remainder."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..plan import computed_dtype
 from ..template import Packed, Refused, Task
 from .emit import PackedArg
 from .window import Axes, Axis, three_axes
@@ -52,8 +53,8 @@ def read_conv(task: Task, transposed: bool = False) -> Conv | Refused:
         return Refused("its input or weight is computed inside the region")
     if any(p is not None and p not in task.constants for p in places[1:]):
         return Refused("its weight or bias is not a constant")
-    if any(task.inputs[p].dtype != "float32" for p in places if p is not None):
-        return Refused("not float32")
+    if any(computed_dtype(task.inputs[p].dtype) != "float32" for p in places if p is not None):
+        return Refused("not float32 or bfloat16")
     x, w = task.inputs[places[0]].shape, task.inputs[places[1]].shape
     out = tuple(int(d) for d in anchor.meta["val"].shape)
     if len(x) not in (3, 4, 5) or len(stride) != len(x) - 2:

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import TracebackType
 from typing import Any
 
 from ..compat import IRBuilder, T, tirx, tvm
 from ..ops.lanes import lane_loop
-from ..plan import Layout, Value, physical_shape
+from ..plan import Layout, Value, itemsize, memory_dtype, physical_shape
 from ..template import Packed, Task
+from .bfloat16 import Narrow, has_dot
 
 Expr = Any
 """A TIR expression, or a Python int that stands for one (TVM is untyped)."""
@@ -34,11 +35,11 @@ _STACK_BYTES = 1024
 
 @dataclass(frozen=True, eq=False)
 class PackedArg:
-    """A packed weight as a parameter: what to pack, and the shape and dtype that come out."""
+    """A packed weight as a parameter: what to pack, and the shape and dtype that come out (None: the weight's own)."""
 
     packed: Packed
     shape: tuple[int, ...]
-    dtype: str = "float32"
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +81,12 @@ class Function:
         T.func_name("main")
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
         for position in self._operands.plain:
-            self.inputs[position] = _parameter(f"in{position}", self.task.inputs[position])
+            self.inputs[position] = self._parameter(f"in{position}", self.task.inputs[position])
         for position, padded in self._operands.packed.items():
-            self.packed[position] = _weight(f"padded{position}", padded)
-        self.weights = [_weight(f"w{number}", weight) for number, weight in enumerate(self._weights)]
+            self.packed[position] = self._weight(f"padded{position}", padded)
+        self.weights = [self._weight(f"w{number}", weight) for number, weight in enumerate(self._weights)]
         out = self.task.output
-        self.output = _parameter("out", Value(out.name, out.shape, out.dtype, self.layout, out.external))
+        self.output = self._parameter("out", Value(out.name, out.shape, out.dtype, self.layout, out.external))
         return self
 
     def __exit__(
@@ -96,6 +97,19 @@ class Function:
         self._builder.__exit__(kind, error, trace)
         if kind is None:
             self.func = self._builder.get()
+
+    def _parameter(self, name: str, value: Value) -> Buffer:
+        """A buffer parameter; what the caller owns is aligned to its elements only."""
+        align = itemsize(value.dtype) if value.external else ALIGNMENT
+        return self._buffer(name, physical_shape(value.shape, value.layout), value.dtype, align)
+
+    def _weight(self, name: str, weight: PackedArg) -> Buffer:
+        dtype = weight.dtype or self.task.inputs[weight.packed.position].dtype
+        return self._buffer(name, weight.shape, dtype, ALIGNMENT)
+
+    def _buffer(self, name: str, shape: Sequence[int], dtype: str, align: int) -> Buffer:
+        memory = T.match_buffer(T.arg(name, T.handle()), shape, memory_dtype(dtype), align=align)
+        return Narrow(memory, has_dot(self.task.target)) if dtype == "bfloat16" else memory
 
     @contextmanager
     def _loop(self, frame: Any, extent: Expr) -> Iterator[Expr]:
@@ -160,7 +174,9 @@ class Function:
         return T.alloc_buffer(tuple(shape), dtype, scope="global", align=ALIGNMENT)
 
     def store(self, buffer: Buffer, value: Expr, index: Sequence[Expr]) -> None:
-        """`buffer[index] = value`."""
+        """`buffer[index] = value`, rounded where the buffer holds bfloat16."""
+        if isinstance(buffer, Narrow):
+            buffer, value = buffer.bits, buffer.narrow(value)
         T.buffer_store(buffer, value, list(index))
 
     def branches(self, cases: Sequence[tuple[Expr, Callable[[], None]]]) -> None:
@@ -182,28 +198,15 @@ class Function:
 
     def alias(self, buffer: Buffer, shape: Sequence[int]) -> Buffer:
         """The same memory under another shape of equal size."""
+        if isinstance(buffer, Narrow):
+            return replace(buffer, bits=self.alias(buffer.bits, shape))
         return T.decl_buffer(tuple(shape), buffer.dtype, data=buffer.data, align=buffer.data_alignment)
 
     def prefetch(self, buffer: Buffer, index: Sequence[Expr], locality: int = 2) -> None:
         """Ask for a cache line (locality 3 = L1, 2 = L2); harmless past the end."""
         intrinsic = T.llvm_lookup_intrinsic_id("llvm.prefetch.p0")
-        where = T.address_of(buffer[tuple(index)])
+        where = T.address_of((buffer.bits if isinstance(buffer, Narrow) else buffer)[tuple(index)])
         T.evaluate(T.call_llvm_intrin(intrinsic, where, T.int32(0), T.int32(locality), T.int32(1), dtype="void"))
-
-
-def _parameter(name: str, value: Value) -> Buffer:
-    """A buffer parameter; what the caller owns is aligned to its elements only."""
-    shape = physical_shape(value.shape, value.layout)
-    align = _itemsize(value.dtype) if value.external else ALIGNMENT
-    return T.match_buffer(T.arg(name, T.handle()), shape, value.dtype, align=align)
-
-
-def _weight(name: str, weight: PackedArg) -> Buffer:
-    return T.match_buffer(T.arg(name, T.handle()), weight.shape, weight.dtype, align=ALIGNMENT)
-
-
-def _itemsize(dtype: str) -> int:
-    return 1 if dtype == "bool" else int("".join(c for c in dtype if c.isdigit())) // 8
 
 
 def const(value: float, dtype: str = "float32") -> Expr:

@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from ..epilogue import Epilogue, check_epilogue, plan_operands
-from ..plan import PLAIN, Layout
+from ..plan import PLAIN, Layout, computed_dtype
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from ..views import is_view, shape_of
 from .accumulate import Accumulators, part_end, parts_of
@@ -52,8 +52,8 @@ def read_linear(task: Task) -> Linear | Refused:
     places = [_constant(task, a) for a in args[1:3] if a is not None]
     if any(p is None for p in places):
         return Refused("its weight or bias is not a constant")
-    if any(v.dtype != "float32" for v in (*task.inputs, task.output)) or not places or places[0] is None:
-        return Refused("not float32")
+    if not places or any(computed_dtype(v.dtype) != "float32" for v in (*task.inputs, task.output)):
+        return Refused("not float32 or bfloat16")
     if not views_to_placeholder(task, args[0]):
         return Refused("its input is computed inside the region")
     shape, out = shape_of(args[0]), shape_of(anchor)

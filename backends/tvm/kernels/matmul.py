@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from ..epilogue import Epilogue, check_epilogue, plan_operands
-from ..plan import PLAIN
+from ..plan import PLAIN, computed_dtype
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from ..views import broadcast_index, memory_strides, shape_of
 from .accumulate import Accumulators, part_end, parts_of
@@ -56,8 +56,8 @@ def read_matmul(task: Task) -> MatMul | Refused:
     if anchor is None or anchor.target not in (aten.matmul.default, aten.linear.default):
         return Refused("not a product of matrices")
     left, right = anchor.all_input_nodes[0], anchor.args[1]
-    if any(v.dtype != "float32" for v in (*task.inputs, task.output)):
-        return Refused("not float32")
+    if any(computed_dtype(v.dtype) != "float32" for v in (*task.inputs, task.output)):
+        return Refused("not float32 or bfloat16")
     operands = [a for a in anchor.args if isinstance(a, fx.Node)]
     if not isinstance(right, fx.Node) or not all(views_to_placeholder(task, a) for a in operands):
         return Refused("an operand is computed inside the region")

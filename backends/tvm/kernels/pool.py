@@ -19,7 +19,7 @@ import torch
 
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
-from ..plan import Layout
+from ..plan import Layout, computed_dtype
 from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import shape_of
 from .depthwise import pixels_to_try
@@ -56,8 +56,8 @@ def read_pool(task: Task) -> Pooling | Refused:
         return Refused("its input is computed inside the region")
     position = task.region.placeholders.index(source)
     shape, out = shape_of(source), shape_of(anchor)
-    if task.inputs[position].dtype != "float32" or position in task.constants:
-        return Refused("not a float32 activation")
+    if computed_dtype(task.inputs[position].dtype) != "float32" or position in task.constants:
+        return Refused("not an activation of float32 or bfloat16")
     if len(shape) not in (3, 4, 5):
         return Refused(f"rank {len(shape)}")
     args: list[Any] = [*anchor.args[1:]]

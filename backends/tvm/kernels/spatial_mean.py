@@ -23,7 +23,7 @@ from ..epilogue import Epilogue, check_epilogue, plan_operands
 from ..ops.pointwise import is_pointwise
 from ..plan import PLAIN, Layout
 from ..template import Choice, Lowered, Refused, Task, Wants
-from ..views import shape_of
+from ..views import dtype_of, shape_of
 from .emit import Buffer, Expr, Function, const
 
 aten = torch.ops.aten
@@ -47,8 +47,8 @@ def _refusal(task: Task) -> str | None:
     dims: Any = anchor.args[1]
     if rank not in (3, 4, 5) or sorted(d % rank for d in dims or ()) != list(range(2, rank)):
         return "not over all spatial dims"
-    if anchor.kwargs.get("dtype") is not None or source.meta["val"].dtype != torch.float32:
-        return "not float32"
+    if anchor.kwargs.get("dtype") is not None or dtype_of(source) != "float32":
+        return "not float32 or bfloat16"
     before: list[fx.Node] = task.region.prologue
     if not all(is_pointwise(n) for n in before):
         return "its input is a view or reduction"

@@ -26,18 +26,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..ops.lanes import once
-from ..template import Choice, Lowered, Packed, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants
 from .accumulate import Accumulators, part_end
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .window import Axis, Run, runs
-from .winograd_cost import Blocking, plan_blocking, suits
-from .winograd_points import apply, kernel_transform, matrices
+from .winograd_cost import Blocking, pays, plan_blocking, suits
+from .winograd_points import apply, matrices
+from .winograd_weights import packed_weight
 
 PART = 32
 """Products added up in one accumulator: short parts halve the error that the output transform then multiplies."""
@@ -46,20 +45,26 @@ PART = 32
 class Winograd:
     """The template: dense 3x3 convolutions of stride 1 over images."""
 
-    name = "winograd"
-
-    def __init__(self, m: int = 4) -> None:
-        """`m` x `m` output pixels in a tile: 4, or 2 where accuracy matters more."""
+    def __init__(self, m: int, anywhere: bool = False) -> None:
+        """`m` x `m` output pixels in a tile, 4 or 2; `anywhere`: also where direct convolution should be faster."""
         assert m in (2, 4), m
         self.m = m
+        self.name = f"winograd{m}"
+        self._anywhere = anywhere
 
     def wants(self, task: Task) -> Wants | Refused:
         """Blocked input and output."""
         conv = read_conv(task)
         if isinstance(conv, Refused):
             return conv
+        if task.numerics == "strict":
+            return Refused("numerics='strict' asks for the direct algorithm")
+        if task.inputs[conv.x].dtype != "float32":
+            return Refused("the transforms need float32")
         if reason := suits(conv):
             return Refused(reason)
+        if not self._anywhere and not pays(conv, task.target, self.m):
+            return Refused("direct convolution should be faster")
         layout = f"c{task.target.block}"
         anchor: Any = task.region.anchor_node
         if reason := check_epilogue(task, anchor, layout):
@@ -233,14 +238,5 @@ class _Kernel:
 
     def _pack_weight(self) -> PackedArg:
         """[chunk, p, c, block, lane], zeros in the lanes past the output channels."""
-        m, chunks, blocks, lanes = self.m, self.blocking.chunks, self.blocking.blocks, self.block
-        dims = (chunks, self.t**2, self.conv.channels, blocks, lanes)
-
-        def pack(weight: np.ndarray) -> np.ndarray:
-            made = kernel_transform(m, weight)  # [t, t, o, c]
-            padded = np.zeros((dims[1], chunks * blocks * lanes, dims[2]))
-            padded[:, : weight.shape[0]] = made.reshape(dims[1], *weight.shape[:2])
-            split = padded.reshape(dims[1], chunks, blocks, lanes, dims[2])
-            return np.ascontiguousarray(split.transpose(1, 0, 4, 2, 3), np.float32)
-
-        return PackedArg(Packed(self.conv.w, f"winograd{m}O{blocks}o{lanes}", pack), dims)
+        dims = (self.blocking.chunks, self.t**2, self.conv.channels, self.blocking.blocks, self.block)
+        return packed_weight(self.conv.w, self.m, dims)

@@ -64,6 +64,12 @@ def scalar_code() -> Iterator[None]:
         _open.reset(token)
 
 
+def open_lanes() -> int:
+    """Lanes of the open lane loop; 1 in scalar code."""
+    lanes = _open.get()
+    return 1 if lanes is None else lanes.count
+
+
 def once(value: PrimExpr) -> PrimExpr:
     """`value`, computed here, in the open lane loop or in scalar code, and read from a variable."""
     if isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or _is_named(value):

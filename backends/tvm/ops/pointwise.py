@@ -25,7 +25,7 @@ Operand = Callable[[fx.Node], PrimExpr]
 aten = torch.ops.aten
 
 DTYPES = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-"""What kernels compute in. Half precision is not among them."""
+"""What kernels compute in. bfloat16 is computed in float32 (`dtype_of`); float16 is not supported."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,12 @@ def refusal(node: fx.Node) -> str | None:
 
 
 def dtype_of(node: fx.Node) -> str:
-    """The dtype of a node's value."""
-    return str(node.meta["val"].dtype).removeprefix("torch.")
+    """The dtype in which kernels compute a node's value: bfloat16 is only stored."""
+    return _computed_in(node.meta["val"].dtype)
+
+
+def _computed_in(dtype: torch.dtype) -> str:
+    return "float32" if dtype is torch.bfloat16 else str(dtype).removeprefix("torch.")
 
 
 def evaluate(node: fx.Node, operand: Operand) -> PrimExpr:
@@ -229,7 +233,7 @@ def _computed(node: fx.Node, entry: Pointwise) -> str | None:
     dtype = dtype_of(node)
     if entry.computes == "operands":
         first, second = (a.meta["val"] if isinstance(a, fx.Node) else a for a in node.args[:2])
-        dtype = str(torch.result_type(first, second)).removeprefix("torch.")  # type: ignore[arg-type]
+        dtype = _computed_in(torch.result_type(first, second))  # type: ignore[arg-type]
     arithmetic = entry.function in (num.add, num.mul, num.clamp, math.maximum, math.minimum)
     return "int32" if dtype == "bool" and (arithmetic or entry.computes == "operands") else dtype
 

@@ -1,0 +1,122 @@
+"""bfloat16 in memory, float32 in registers: a kernel loads, computes in float32, and rounds once, as it stores.
+
+    load(bits) = float32(bits << 16)        store(x) = the nearest bfloat16, ties to even; NaN stays NaN
+
+Buffers hold the bits as uint16, because LLVM's bfloat type does not come through TVM. `Narrow` is such a buffer as all
+kernels see it: an index gives float32. CPUs with AVX512-BF16 round in one instruction, and multiply pairs:
+
+    dot(acc, x, w)[v] = acc[v] + x[0] w[v, 0] + x[1] w[v, 1]        sixteen lanes; denormals count as zero
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..compat import T, tirx
+from ..ops.lanes import once, open_lanes
+from ..ops.scalar import const, isnan, select
+from ..target import Target
+
+Expr = Any
+Buffer = Any
+
+DOT_FEATURE = "avx512bf16"
+"""What the CPU needs for `dot` and for rounding in one instruction."""
+
+_ROUND = {16: "llvm.x86.avx512bf16.cvtneps2bf16.512", 8: "llvm.x86.avx512bf16.cvtneps2bf16.256"}
+
+_DOT = "planish_dot_bfloat16"
+_DOT_SOURCE = f"""
+declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
+define linkonce_odr hidden <16 x float> @{_DOT}(<16 x float> %acc, <16 x i32> %x, <16 x i32> %w) alwaysinline {{
+  %a = bitcast <16 x i32> %x to <32 x bfloat>
+  %b = bitcast <16 x i32> %w to <32 x bfloat>
+  %sum = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %acc, <32 x bfloat> %a, <32 x bfloat> %b)
+  ret <16 x float> %sum
+}}
+"""
+
+
+def has_dot(target: Target) -> bool:
+    """Whether the CPU multiplies pairs of bfloat16."""
+    return DOT_FEATURE in target.features and target.lanes == 16
+
+
+@dataclass(frozen=True, eq=False)
+class Narrow:
+    """A buffer of bfloat16 bits that is read as float32; `Function.store` rounds what is written."""
+
+    bits: Buffer
+    native: bool
+    """Whether the CPU rounds in one instruction."""
+    dtype: str = "float32"
+
+    def __getitem__(self, index: Any) -> Expr:
+        """One element, widened."""
+        return widen(self.bits[index])
+
+    @property
+    def shape(self) -> Sequence[Any]:
+        """As of the buffer in memory."""
+        extents: Sequence[Any] = self.bits.shape
+        return extents
+
+    def narrow(self, value: Expr) -> Expr:
+        """The bits of a float32, to be stored at once: to TVM they are uint16, to LLVM bfloat."""
+        known = _widened(value)
+        return known if known is not None else narrow(value, self.native)
+
+
+def widen(stored: Expr) -> Expr:
+    """bfloat16 bits as float32."""
+    return tirx.reinterpret("float32", tirx.shift_left(tirx.Cast("uint32", stored), const(16, "uint32")))
+
+
+def _widened(value: Expr) -> Expr | None:
+    """What `widen` was given, if `value` is its result: a copy moves bits."""
+    for name in ("tirx.reinterpret", "tirx.shift_left"):
+        if not isinstance(value, tirx.Call) or value.op.name != name:
+            return None
+        value = value.args[0]
+    return value.value if isinstance(value, tirx.Cast) and str(value.value.ty.dtype) == "uint16" else None
+
+
+def narrow(value: Expr, native: bool) -> Expr:
+    """The bits of the nearest bfloat16, in the open lane loop or in scalar code."""
+    if native and open_lanes() in _ROUND:
+        return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(_ROUND[open_lanes()]), value, dtype="uint16")
+    high = tirx.shift_right(tirx.reinterpret("uint32", rounded(value)), const(16, "uint32"))
+    return tirx.Cast("uint16", high)
+
+
+def rounded(value: Expr) -> Expr:
+    """The nearest bfloat16 as float32: half of a unit less what is odd is added, then the low bits are cut."""
+    x = once(value)
+    b = once(tirx.reinterpret("uint32", x))
+    odd = tirx.bitwise_and(tirx.shift_right(b, const(16, "uint32")), const(1, "uint32"))
+    nearest = b + const(0x7FFF, "uint32") + odd
+    quiet = tirx.bitwise_or(b, const(0x400000, "uint32"))
+    chosen = select(isnan(x), quiet, nearest)
+    return tirx.reinterpret("float32", tirx.bitwise_and(chosen, const(0xFFFF0000, "uint32")))
+
+
+@contextmanager
+def dot_products() -> Iterator[None]:
+    """What is emitted inside may call `dot`."""
+    with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", _DOT_SOURCE):
+        yield
+
+
+def dot(acc: Buffer, pair: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
+    """acc[v] += pair . weights[place, v]; `weights` holds a pair in each int32, `acc` is one vector."""
+    lanes = tirx.Ramp(0, 1, 16)
+    product = tirx.call_pure_extern("float32x16", _DOT, acc[lanes], tirx.Broadcast(pair, 16), weights[(*place, lanes)])
+    T.buffer_store(acc, product, [lanes])
+
+
+def first_of_pair(stored: Expr) -> Expr:
+    """A pair whose second number is zero, which nothing of what lies beside it can make NaN."""
+    return tirx.Cast("int32", stored)
