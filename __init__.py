@@ -14,12 +14,14 @@ from .errors import PlanishError
 if TYPE_CHECKING:
     import os
 
+    import torch
+
     from .backends.tvm.runtime import Compiled
     from .ir.program import Program
     from .passes.base import Pass
 
 __version__ = "0.1.0"
-__all__ = ["Compiled", "PlanishError", "Program", "__version__", "compile", "errors", "load", "rewrite"]
+__all__ = ["Compiled", "PlanishError", "Program", "__version__", "compile", "errors", "load", "rewrite", "tune_mode"]
 
 
 def compile(
@@ -87,6 +89,20 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
     from .backends.tvm.runtime import load as load_artifact
 
     return load_artifact(path, threads=threads)
+
+
+def tune_mode(model: torch.nn.Module, inner: str = "eager") -> torch.nn.Module:
+    """A module that trains `model`'s own parameters, with eval-mode batch norms folded into the convolutions before
+    them in every step: the same outputs and gradients in less memory and time (ConvBN Tune mode, arXiv 2305.11624).
+
+    Only the norms in eval mode are folded, as they are at each call. `inner` ("eager" or "inductor") runs the graphs;
+    `tune_reports` of the result says what was folded and what was not, with the reason.
+    """
+    try:
+        from .backends.tune_mode import tune_mode as make
+    except ModuleNotFoundError as error:
+        raise errors.missing_extra(error) from None
+    return make(model, inner)
 
 
 def _compiler() -> Any:

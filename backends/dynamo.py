@@ -56,7 +56,9 @@ def planish_backend(
     try:
         if mode is not None:
             raise OptionError(f"mode={mode!r} is one of Inductor's.", "Leave it out; see options={...}.")
-        engine = make_engine(options or {})
+        if (chosen := (options or {}).get("mode", "infer")) != "infer":
+            return _training_mode(chosen, gm, example_inputs, options or {})
+        engine = make_engine({k: v for k, v in (options or {}).items() if k != "mode"})
     except PlanishError as error:  # a target or an extra that is missing, too
         raise DynamoOptionError(error.what, error.todo) from None
     reason = _why_eager(gm, example_inputs)
@@ -68,6 +70,15 @@ def planish_backend(
     except PlanishError as error:
         say(f"a graph runs in eager: {error.what.splitlines()[0]}")
         return gm.forward
+
+
+def _training_mode(mode: object, gm: fx.GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any]) -> Run:
+    """Graphs that keep their gradients."""
+    from .tune_mode import tune_backend
+
+    if mode != "tune":
+        raise OptionError(f"There is no mode {mode!r}.", "Modes are 'infer' (the default) and 'tune'.")
+    return tune_backend(gm, example_inputs, options)
 
 
 def say(line: str) -> None:

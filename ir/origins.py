@@ -48,11 +48,14 @@ def origin(node: fx.Node) -> Origin:
 
 
 def dotted_path(path: str) -> str:
-    """`L['self']._modules['layer1'].conv` (a Dynamo source) as `layer1.conv`; other paths as they are."""
+    """`L['self']._modules['layer1'].conv` (a Dynamo source) as `layer1.conv`; other paths as they are.
+
+    Where a bound method was compiled, the module is its `__self__`.
+    """
     if not _ROOT.match(path):
         return path
     rest = _INDEX.sub(lambda found: "." + (found.group(1) or found.group(2)), _ROOT.sub("", path))
-    return rest.strip(".")
+    return rest.strip(".").removeprefix("__self__").strip(".")
 
 
 def root_name(path: str) -> str:
