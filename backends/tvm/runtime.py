@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import ArtifactError, CpuFeatureError, InputError
 from ...ir.report import PassReport
-from ...ir.signature import Signature
+from ...ir.signature import Signature, TensorSpec
 from . import selftest, tensors
 from .artifact import Artifact, Contents
 from .engine import Engine
@@ -53,9 +53,8 @@ class Compiled:
         self._artifact = artifact
         self._calls = artifact.manifest["calls"]
         self.signature: Signature = artifact.signature
-        shapes = [tuple(int(dim) for dim in spec.shape) for spec in self.signature.outputs]
-        refs = zip(self._calls["outputs"], shapes, strict=True)
-        self._outputs = [(ref["source"], ref["index"], ref["copy"], shape) for ref, shape in refs]
+        refs = zip(self._calls["outputs"], self.signature.outputs, strict=True)
+        self._outputs = [(ref["source"], ref["index"], ref["copy"], spec) for ref, spec in refs]
         self._loaded: Engine | None = None
         if here or self.runs_here:
             artifact.check_machine()
@@ -75,14 +74,18 @@ class Compiled:
         if out is not None:
             for target, spec in zip(out, self.signature.outputs, strict=True):
                 tensors.check_out(target, spec)
-        results = self._engine.call(arguments)
-        sources = {"result": results, "input": arguments, "weight": self._engine.weight_tensors}
+        found = self._run(arguments)
         if out is None:
             kind = tensors.family(values)
-            return [tensors.deliver(sources[s][i], kind, copy, shape) for s, i, copy, shape in self._outputs]
-        for target, (source, index, _, shape) in zip(out, self._outputs, strict=True):
-            tensors.write_out(target, sources[source][index], shape)
+            return [tensors.deliver(tensor, kind, copy, spec) for tensor, copy, spec in found]
+        for target, (tensor, _, spec) in zip(out, found, strict=True):
+            tensors.write_out(target, tensor, spec)
         return list(out)
+
+    def _run(self, arguments: Sequence[Any]) -> list[tuple[Any, bool, TensorSpec]]:
+        """For each output the tensor that holds it, whether it must be copied, and what it is."""
+        sources = {"result": self._engine.call(arguments), "input": arguments, "weight": self._engine.weight_tensors}
+        return [(sources[source][index], copy, spec) for source, index, copy, spec in self._outputs]
 
     @property
     def runs_here(self) -> bool:
@@ -136,8 +139,13 @@ class Compiled:
                 f"{self._artifact.name} has no self-test: it was made on a machine that cannot run it.",
                 "Compare its outputs with the model's.",
             )
-        outputs = [np.asarray(output) for output in self.run_flat(selftest.inputs(self.signature))]
-        return selftest.check(outputs, expected, self._artifact.name)
+        return selftest.check(self.seeded_outputs(), expected, self.signature, self._artifact.name)
+
+    def seeded_outputs(self) -> list[np.ndarray]:
+        """What the self-test's inputs give; bfloat16 as bits, so that no other library is needed."""
+        arrays = [tensors.aligned_copy(array) for array in selftest.inputs(self.signature)]
+        found = self._run([self._engine.tensor(array) for array in arrays])
+        return [np.from_dlpack(tensor).reshape(spec.shape).copy() for tensor, _, spec in found]
 
     def __repr__(self) -> str:
         """Name, signature and target."""

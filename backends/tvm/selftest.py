@@ -13,13 +13,14 @@ import numpy as np
 
 from ...errors import ArtifactError
 from ...ir.signature import Signature, TensorSpec
+from .plan import from_memory
 
 _SAMPLES = 4096
 _TOLERANCE = 1e-4
 
 
 def inputs(signature: Signature) -> list[np.ndarray]:
-    """One array for each input: floats in [-1, 1), integers 0 and 1 (valid indices almost everywhere), booleans."""
+    """One array for each input: floats in [-1, 1) (bfloat16 as bits), integers 0 and 1 (valid indices), booleans."""
     return [_array(index, spec) for index, spec in enumerate(signature.inputs)]
 
 
@@ -32,11 +33,12 @@ def sample(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return kept
 
 
-def check(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], name: str) -> float:
+def check(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], signature: Signature, name: str) -> float:
     """The largest difference relative to the scale; raises ArtifactError where it is too large."""
     worst = 0.0
     for index, (got, want) in enumerate(zip(sample(outputs), expected, strict=True)):
-        worst = max(worst, _difference(got, want))
+        dtype = signature.outputs[index].dtype
+        worst = max(worst, _difference(from_memory(got, dtype), from_memory(want, dtype)))
         if not worst <= _TOLERANCE:
             raise ArtifactError(
                 f"{name} fails its self-test: output {index} differs by {worst:.3g} of its scale.",
@@ -64,6 +66,8 @@ def _array(index: int, spec: TensorSpec) -> np.ndarray:
     shape = tuple(int(dim) for dim in spec.shape)
     count = math.prod(shape)
     raw = np.frombuffer(hashlib.shake_128(f"planish:{index}".encode()).digest(2 * count), "<i2")
+    if spec.dtype == "bfloat16":
+        return (raw.astype(np.float32) / 32768).view(np.uint32).__rshift__(16).astype(np.uint16).reshape(shape)
     dtype = np.dtype(spec.dtype)
     if np.issubdtype(dtype, np.floating):
         return (raw.astype(np.float64) / 32768).astype(dtype).reshape(shape)

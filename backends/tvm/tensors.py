@@ -2,6 +2,9 @@
 
 accept(value) = the same elements, contiguous, on the CPU, aligned as the kernels that read them assume
 
+bfloat16 crosses this border as its bits, in uint16, for which every library has DLPack. torch has bfloat16 itself,
+NumPy by way of `ml_dtypes`, which need not be installed: it is used only where a bfloat16 array is to be returned.
+
 Imports neither torch nor TVM; torch is used only where the caller has imported it.
 """
 
@@ -16,6 +19,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...ir.signature import TensorSpec
+
+BFLOAT16 = "bfloat16"
 
 
 def accept(value: Any, spec: TensorSpec, alignment: int) -> Any:
@@ -36,16 +41,16 @@ def family(values: Sequence[Any]) -> str:
     return "numpy" if first is None else str(first.__array_namespace__().__name__)
 
 
-def deliver(tensor: Any, kind: str, copy: bool, shape: tuple[int, ...]) -> Any:
+def deliver(tensor: Any, kind: str, copy: bool, spec: TensorSpec) -> Any:
     """A result (or weight, or input) in the caller's kind and shape, sharing memory with nothing if `copy`."""
     if kind == "torch":
-        from torch.utils.dlpack import from_dlpack
-
-        result = from_dlpack(tensor).reshape(shape)
+        result = _torch_view(tensor, spec)
         return result.clone() if copy else result
-    array = np.from_dlpack(tensor).reshape(shape)
+    array = np.from_dlpack(tensor).reshape(spec.shape)
     if copy:
         array = array.copy()
+    if spec.dtype == BFLOAT16:
+        array = array.view(_bfloat16(spec))
     if kind == "numpy":
         return array
     return sys.modules[kind].from_dlpack(array)
@@ -66,14 +71,34 @@ def check_out(value: Any, spec: TensorSpec) -> None:
         raise InputError(f"Output {spec.name!r} is a read-only array.", "Give an array that may be written.")
 
 
-def write_out(out: Any, tensor: Any, shape: tuple[int, ...]) -> None:
+def write_out(out: Any, tensor: Any, spec: TensorSpec) -> None:
     """Copy a result into the caller's `out`."""
     if _is_torch(out):
-        from torch.utils.dlpack import from_dlpack
-
-        out.detach().copy_(from_dlpack(tensor).reshape(shape))
+        out.detach().copy_(_torch_view(tensor, spec))
     else:
-        np.copyto(out, np.from_dlpack(tensor).reshape(shape))
+        target = out.view(np.uint16) if spec.dtype == BFLOAT16 else out
+        np.copyto(target, np.from_dlpack(tensor).reshape(spec.shape))
+
+
+def _torch_view(tensor: Any, spec: TensorSpec) -> Any:
+    """A result as a torch tensor on the same memory."""
+    import torch
+    from torch.utils.dlpack import from_dlpack
+
+    result = from_dlpack(tensor).reshape(spec.shape)
+    return result.view(torch.bfloat16) if spec.dtype == BFLOAT16 else result
+
+
+def _bfloat16(spec: TensorSpec) -> np.dtype[Any]:
+    """NumPy's dtype for bfloat16."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise InputError(
+            f"Output {spec.name!r} is bfloat16, which NumPy lacks without ml_dtypes.",
+            "Give torch tensors, or: pip install ml_dtypes.",
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def aligned_copy(array: np.ndarray, alignment: int = 64) -> np.ndarray:
@@ -113,6 +138,8 @@ def _to_numpy(value: Any, spec: TensorSpec) -> np.ndarray:
 
 def _accept_numpy(array: np.ndarray, spec: TensorSpec, alignment: int) -> np.ndarray:
     _check_numpy(array, spec)
+    if spec.dtype == BFLOAT16:
+        array = array.view(np.uint16)
     flags = array.flags
     if (
         flags.c_contiguous
@@ -144,14 +171,14 @@ def _accept_torch(value: Any, spec: TensorSpec, alignment: int) -> Any:
         address = tensor.data_ptr()
         if address % max(alignment, tensor.element_size()):
             tensor = tensor.clone()  # torch allocates at 64 bytes
-        return tensor
+        return tensor.view(sys.modules["torch"].uint16) if spec.dtype == BFLOAT16 else tensor
     except (RuntimeError, NotImplementedError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"Input {spec.name!r} cannot be read: {said}", f"Give {spec} on the CPU.") from None
 
 
 def _check_numpy(array: np.ndarray, spec: TensorSpec, noun: str = "Input") -> None:
-    if array.dtype == _dtype(spec.dtype):
+    if array.dtype == _dtype(spec.dtype) or array.dtype.name == spec.dtype == BFLOAT16:
         _check_shape(array.shape, spec, noun)
         return
     if not array.dtype.isnative:

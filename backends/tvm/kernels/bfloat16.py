@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..compat import T, tirx
+from ..compat import T, tirx, tvm
 from ..ops.lanes import once, open_lanes
 from ..ops.scalar import const, isnan, select
 from ..target import Target
@@ -77,11 +77,9 @@ def widen(stored: Expr) -> Expr:
 
 def _widened(value: Expr) -> Expr | None:
     """What `widen` was given, if `value` is its result: a copy moves bits."""
-    for name in ("tirx.reinterpret", "tirx.shift_left"):
-        if not isinstance(value, tirx.Call) or value.op.name != name:
-            return None
-        value = value.args[0]
-    return value.value if isinstance(value, tirx.Cast) and str(value.value.ty.dtype) == "uint16" else None
+    shifted = value.args[0] if isinstance(value, tvm.ir.Call) and value.op.name == "tirx.reinterpret" else None
+    wide = shifted.a if isinstance(shifted, tirx.LShift) else None
+    return wide.value if isinstance(wide, tirx.Cast) and str(wide.value.ty.dtype) == "uint16" else None
 
 
 def narrow(value: Expr, native: bool) -> Expr:
