@@ -8,12 +8,13 @@ Imports neither torch nor TVM: the compiler writes through it and the runtime re
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import mmap
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ from ...errors import ArtifactError, CpuFeatureError
 from ...ir.report import PassReport
 from ...ir.signature import Signature
 from . import container, cpu, files
+from .plan import Derived
 
 WEIGHT_ALIGNMENT = 64
 """Bytes; the widest vector register."""
@@ -32,19 +34,27 @@ _MEMBERS = ("code", "weights")
 _KEYS = ("name", "versions", "target", "signature", "report", "calls", "weights", "runtime", "selftest")
 
 
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A parameter of main: an array of the file, or what loading makes of that."""
+
+    stored: np.ndarray
+    derived: Derived | None = None
+
+
 @dataclass(frozen=True)
 class Contents:
     """What the compiler puts in. `runtime` is libtvm_runtime.so, `expected` are the self-test's outputs."""
 
     library: bytes
-    weights: Mapping[str, np.ndarray]
+    weights: Mapping[str, Weight]
     manifest: Mapping[str, Any]
     runtime: bytes | None = None
     expected: Sequence[np.ndarray] | None = None
 
     def write(self, file: BinaryIO) -> None:
         """Write the container."""
-        index, chunks = _place(self.weights)
+        index, chunks = _place_weights(self.weights)
         members: dict[str, container.Chunks] = {"code": [self.library], "weights": chunks}
         manifest = {"planish": __version__, **self.manifest, "weights": index, "runtime": None, "selftest": None}
         if self.runtime is not None:
@@ -100,9 +110,20 @@ class Artifact:
         return self._members["code"]
 
     @property
-    def weights(self) -> list[np.ndarray]:
+    def weights(self) -> list[Weight]:
         """Weights in the order of main's parameters."""
-        return _arrays(self.manifest["weights"], self._members["weights"], self.name)
+        index = self.manifest["weights"]
+        arrays = _arrays(index, self._members["weights"], self.name)
+        return [Weight(array, _derived(entry)) for array, entry in zip(arrays, index, strict=True)]
+
+    def release(self) -> None:
+        """Give back the memory of stored weights that were only there to be derived from; they stay in the file."""
+        table, index = self.manifest["members"]["weights"], self.manifest["weights"]
+        kept = [entry["offset"] + _bytes_of(entry) for entry in index if "derived" not in entry]
+        start = table["offset"] + -(-max(kept, default=0) // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = table["offset"] + table["length"] - start
+        if size > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED, start, size)  # nobody wrote to the private pages
 
     @property
     def expected(self) -> list[np.ndarray] | None:
@@ -158,17 +179,40 @@ def to_plain(value: Any) -> Any:
     return str(value)
 
 
+def _place_weights(weights: Mapping[str, Weight]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """As `_place`, those that are only derived from last, so that their pages can be given back together."""
+    last = {name for name, weight in weights.items() if weight.derived is not None}
+    ordered = sorted(weights, key=lambda name: name in last)
+    placed, chunks = _place({name: weights[name].stored for name in ordered})
+    entries = dict(zip(ordered, placed, strict=True))
+    for name in last:
+        entries[name]["derived"] = asdict(weights[name].derived)  # type: ignore[arg-type]
+    return [entries[name] for name in weights], chunks
+
+
+def _derived(entry: Mapping[str, Any]) -> Derived | None:
+    made = entry.get("derived")
+    return None if made is None else Derived(made["symbol"], tuple(made["shape"]), made["dtype"])
+
+
 def _place(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Where each array lies in its member, and the member's chunks."""
+    """Where each array lies in its member, and the member's chunks; equal arrays lie in one place."""
     index: list[dict[str, Any]] = []
     chunks: list[Any] = []
+    places: dict[bytes, int] = {}
     position = 0
     for name, array in arrays.items():
-        start = -(-position // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        start = places.setdefault(hashlib.sha256(content).digest(), -(-position // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT)
         index.append({"name": name, "dtype": array.dtype.name, "shape": array.shape, "offset": start})
-        chunks += [bytes(start - position), np.ascontiguousarray(array).reshape(-1).view(np.uint8)]
-        position = start + array.nbytes
+        if start >= position:
+            chunks += [bytes(start - position), content]
+            position = start + array.nbytes
     return index, chunks
+
+
+def _bytes_of(entry: Mapping[str, Any]) -> int:
+    return math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
 
 
 def _arrays(index: Sequence[Mapping[str, Any]], member: memoryview, name: str) -> list[np.ndarray]:

@@ -1,6 +1,8 @@
 """Plan to code: each kernel compiled by a worker process, the calls as VM bytecode, all linked into one library.
 
 build(plan, weights, target) = link(objects(kernels) + bytecode(steps)) + packed weights + call table
+
+Kernels are those of the steps and those that derive weights when the artifact is loaded.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import CodegenError, OutputError
+from .artifact import Weight
 from .callgraph import CallGraph, analyze, relax_module
 from .link import link
 from .objects import ObjectCache, default_folder
-from .plan import Kernel, Plan
+from .plan import Kernel, PackedWeight, Plan
 from .target import Target
 from .worker import Job, KernelFailed, Pool, shared_pool
 
@@ -31,7 +34,7 @@ class Code:
     """What the artifact stores: a shared library, the weights in the order of main's parameters, the call table."""
 
     library: bytes
-    weights: dict[str, np.ndarray]
+    weights: dict[str, Weight]
     calls: dict[str, Any]
     target: Target
 
@@ -54,7 +57,7 @@ def build(
     kernels = _used(plan, graph)
     pending = _submit(kernels, target, pool or shared_pool(), cache or shared_cache())
     try:
-        packed = {name: _pack(weight.pack(weights[weight.source])) for name, weight in plan.weights.items()}
+        packed = {name: _pack(weight, weights[weight.source]) for name, weight in plan.weights.items()}
         executable = build_executable(relax_module(plan, graph), target.tvm_target())
         objects = {"bytecode": executable_object(executable, target.tvm_target())}
         objects |= _collect(plan, pending, progress)
@@ -95,8 +98,9 @@ def call_table(plan: Plan, graph: CallGraph) -> dict[str, Any]:
 
 
 def _used(plan: Plan, graph: CallGraph) -> list[Kernel]:
-    """Kernels that some step calls, in order of first use."""
-    return [plan.kernels[symbol] for symbol in dict.fromkeys(step.symbol for step in graph.steps) if symbol]
+    """Kernels that some step calls, in order of first use, then those that derive weights."""
+    derived = [weight.derived.symbol for weight in plan.weights.values() if weight.derived is not None]
+    return [plan.kernels[s] for s in dict.fromkeys([*(step.symbol for step in graph.steps), *derived]) if s]
 
 
 def _submit(kernels: Sequence[Kernel], target: Target, pool: Pool, cache: ObjectCache) -> dict[str, Future[bytes]]:
@@ -151,6 +155,7 @@ def _kernel_error(plan: Plan, failure: KernelFailed) -> CodegenError:
     )
 
 
-def _pack(array: np.ndarray) -> np.ndarray:
-    """The array as it is stored: contiguous, in this machine's byte order."""
-    return np.ascontiguousarray(array).reshape(np.shape(array))
+def _pack(weight: PackedWeight, source: np.ndarray) -> Weight:
+    """The array as it is stored: contiguous, in this machine's byte order; and what loading makes of it."""
+    array = weight.pack(source)
+    return Weight(np.ascontiguousarray(array).reshape(np.shape(array)), weight.derived)

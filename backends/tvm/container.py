@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ...errors import ArtifactError, NewerFormatError
 
 MAGIC = b"\x89planish"
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 4096
 
 _FIELDS = struct.Struct("<8sIIQQ32s")

@@ -18,11 +18,14 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import ArtifactError, CodegenError, MissingDependencyError
 from . import threads as pools
 from .artifact import Artifact
+from .derive import arguments
+
+T = TypeVar("T")
 
 _CPU, _POOLED = 1, 2
 _lock = threading.Lock()
@@ -40,11 +43,11 @@ class Engine:
         self._ffi = import_ffi(artifact)
         load_runtime(self._ffi, artifact)
         self._module = load_library(self._ffi, artifact.code)
-        self.weight_tensors = [self._ffi.from_dlpack(array) for array in artifact.weights]
         self._machines = threading.local()
         self._configure = self._ffi.get_global_func("runtime.config_threadpool")
         self._pool_size = self._ffi.get_global_func("runtime.NumThreads")
         self._release = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
+        self.weight_tensors = arguments(artifact, self.tensor, self._kernel, self._in_pool)
 
     def __del__(self) -> None:
         """Give back what the process-wide pool keeps of activations; a machine holds its last ones until it ends."""
@@ -59,7 +62,7 @@ class Engine:
 
     def call(self, tensors: Sequence[Any]) -> list[Any]:
         """Run main; the results are fresh tensors."""
-        return pools.in_pool(self.threads, self._configure, self._pool_size, lambda: self._run(tensors))
+        return self._in_pool(lambda: self._run(tensors))
 
     def observe(self, tensors: Sequence[Any], observer: Callable[..., Any]) -> list[Any]:
         """Run main with `observer(function, name, before, result, *args)` around each kernel."""
@@ -69,7 +72,14 @@ class Engine:
             machine["set_instrument"](observer)
             return list(machine["main"](*tensors, *self.weight_tensors))
 
-        return pools.in_pool(self.threads, self._configure, self._pool_size, run)
+        return self._in_pool(run)
+
+    def _kernel(self, symbol: str) -> Callable[..., Any]:
+        kernel: Callable[..., Any] = self._module.get_function(symbol, query_imports=True)
+        return kernel
+
+    def _in_pool(self, call: Callable[[], T]) -> T:
+        return pools.in_pool(self.threads, self._configure, self._pool_size, call)
 
     def _run(self, tensors: Sequence[Any]) -> list[Any]:
         main = getattr(self._machines, "main", None)

@@ -69,6 +69,13 @@ class Value:
     external: bool = False
 
 
+def value_of(node: Any, external: bool = False) -> Value:
+    """The value that a graph's node stands for, PLAIN."""
+    val = node.meta["val"]
+    dtype = str(val.dtype).removeprefix("torch.")
+    return Value(node.name, tuple(int(d) for d in val.shape), dtype, external=external)
+
+
 @dataclass(frozen=True)
 class Derived:
     """What loading makes of a stored array: the kernel `symbol`, called as (stored, made), and what it makes."""

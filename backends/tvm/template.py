@@ -41,7 +41,7 @@ class Task:
     output: Value
     target: Target
     hint: Layout = PLAIN
-    """The layout that readers of the output would like; a template that can make either follows it."""
+    """The layout asked for the output; a template that can make only one makes that one."""
     numerics: str = "fast"
     """"fast", or "strict": only kernels that compute each result directly, so that NaN and inf stay where they are."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -13,12 +14,13 @@ import torch
 from compare import unit_in_last_place
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_case import HOST, Built, aten, build, loops, make_task, randn
+from kernel_case import HOST, Built, aten, build, derive, loops, make_task, randn
 
 from planish.backends.tvm.kernels.conv import Conv, read_conv
 from planish.backends.tvm.kernels.winograd import Winograd
 from planish.backends.tvm.kernels.winograd_cost import _blockings, pays, plan_blocking
-from planish.backends.tvm.kernels.winograd_points import apply, kernel_transform, matrices
+from planish.backends.tvm.kernels.winograd_points import apply, matrices
+from planish.backends.tvm.kernels.winograd_weights import packed_weight, transform
 from planish.backends.tvm.template import Refused
 
 CONV = aten.convolution.default
@@ -41,7 +43,7 @@ def assert_near(actual: np.ndarray, fn: Callable[..., Any], inputs: Sequence[tor
 def check(
     m: int, fn: Callable[..., Any], inputs: Sequence[torch.Tensor], constants: Sequence[int] = (1, 2), **options: Any
 ) -> Built:
-    built = build(Winograd(m), make_task(fn, inputs, constants, anchor=CONV, kind="conv", **options))
+    built = build(Winograd(m, anywhere=True), make_task(fn, inputs, constants, anchor=CONV, kind="conv", **options))
     assert_near(built.run(inputs), fn, inputs)
     return built
 
@@ -97,7 +99,7 @@ def test_epilogue_operands(shape: tuple[int, ...], constant: bool) -> None:
     fn = conv([1, 1], lambda y, r: aten.relu.default(aten.add.Tensor(y, r)))
     inputs = [*layer((2, 20, 5, 6), 24), randn(*shape)]
     constants = (1, 2, 3) if constant else (1, 2)
-    if isinstance(refused := Winograd().wants(make_task(fn, inputs, constants, anchor=CONV)), Refused):
+    if isinstance(refused := Winograd(4, anywhere=True).wants(make_task(fn, inputs, constants, anchor=CONV)), Refused):
         assert not constant
         assert shape == (24, 1, 1)
         assert "channels where the batch" in refused.reason
@@ -149,7 +151,7 @@ def test_every_blocking_gives_the_same_bits(m: int, monkeypatch: pytest.MonkeyPa
     results = []
     for plan in picked:
         monkeypatch.setattr("planish.backends.tvm.kernels.winograd.plan_blocking", lambda *_, plan=plan: plan)
-        results.append(build(Winograd(m), task).run(inputs))
+        results.append(build(Winograd(m, anywhere=True), task).run(inputs))
         assert_near(results[-1], fn, inputs)
     assert all(np.array_equal(results[0], other) for other in results[1:])
 
@@ -179,12 +181,29 @@ def test_data_transforms_have_exact_coefficients(m: int) -> None:
     assert all(Fraction(float(np.float32(float(c)))) == c for c in values)
 
 
-def test_weights_are_transformed_in_float64() -> None:
-    made = kernel_transform(4, np.full((1, 1, 3, 3), 1 / 3, np.float32))
-    assert made.dtype == np.float64
-    third = float(np.float32(1 / 3))
-    assert made[5, 5, 0, 0] == third  # infinity picks the last tap
-    assert made[0, 0, 0, 0] == pytest.approx(third / (25 / 64 * 9 / 4) ** 2, rel=1e-15)  # zero: g0 / (a^2 b^2)
+@pytest.mark.parametrize("m", [2, 4])
+def test_weights_are_transformed_in_float64_and_cast_once(m: int) -> None:
+    weight = randn(5, 7, 3, 3).numpy()
+    rows = matrices(m).kernel
+    for o, c in [(0, 0), (4, 6)]:
+        g = [[Fraction(float(v)) for v in row] for row in weight[o, c]]
+        exact = [
+            sum(a[k] * b[n] * g[k][n] for k in range(3) for n in range(3)) for a, b in itertools.product(rows, rows)
+        ]
+        assert transform(m, weight)[:, o, c].tolist() == [float(np.float32(float(v))) for v in exact]
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize(("out", "channels"), [(40, 7), (64, 33)])
+def test_compiled_code_derives_the_same_bits(m: int, out: int, channels: int) -> None:
+    weight, block = randn(out, channels, 3, 3), HOST.block
+    blocks = -(-out // block)
+    for each in (d for d in range(1, blocks + 1) if blocks % d == 0):
+        made = packed_weight(0, m, (blocks // each, (m + 2) ** 2, channels, each, block)).packed
+        derived = np.from_dlpack(derive(made, weight.numpy(), HOST))  # [chunk, p, c, b, lane]
+        flat = derived.transpose(1, 0, 3, 4, 2).reshape((m + 2) ** 2, -1, channels)
+        np.testing.assert_array_equal(flat[:, :out], transform(m, weight.numpy()))
+        assert not flat[:, out:].any()
 
 
 class Counted:
@@ -233,13 +252,13 @@ def test_pairs_of_points_share_their_sums(monkeypatch: pytest.MonkeyPatch) -> No
 def test_refusals(kernel: list[int], stride: int, dilation: int, groups: int, why: str) -> None:
     fn = lambda x, w, b: CONV(x, w, b, [stride] * 2, [1, 1], [dilation] * 2, False, [0, 0], groups)  # noqa: E731
     inputs = [randn(1, 32, 8, 8), randn(32, 32 // groups, *kernel), randn(32)]
-    refused = Winograd().wants(make_task(fn, inputs, (1, 2), anchor=CONV))
+    refused = Winograd(4, anywhere=True).wants(make_task(fn, inputs, (1, 2), anchor=CONV))
     assert isinstance(refused, Refused)
     assert why in refused.reason
 
 
 def test_a_volume_is_refused() -> None:
-    refused = Winograd().wants(make_task(conv([0, 1, 1]), layer((1, 20, 2, 6, 9), 24), (1, 2), anchor=CONV))
+    refused = Winograd(4, anywhere=True).wants(make_task(conv([0, 1, 1]), layer((1, 20, 2, 6, 9), 24), (1, 2), anchor=CONV))
     assert isinstance(refused, Refused)
     assert "not 3x3 over an image" in refused.reason
 

@@ -46,7 +46,7 @@ def test_round_trip(small: bytes) -> None:
 
 def test_layout_is_what_the_module_says(small: bytes) -> None:
     magic, version, zero, length, manifest, digest = struct.unpack_from("<8sIIQQ32s", small)
-    assert (magic, version, zero, length) == (b"\x89planish", 1, 0, len(small))
+    assert (magic, version, zero, length) == (b"\x89planish", 2, 0, len(small))
     assert digest == hashlib.sha256(small[96 : 96 + manifest]).digest()
     assert small[64:96] == hashlib.sha256(small[:64]).digest()
     assert all(entry["offset"] % 4096 == 0 for entry in read(small).manifest["members"].values())
@@ -87,8 +87,8 @@ def test_messages_say_what_is_wrong(small: bytes, change: Any, message: str) -> 
 
 
 def test_newer_format_has_its_own_error(small: bytes) -> None:
-    newer = small[:8] + struct.pack("<I", 2) + small[12:]
-    with pytest.raises(NewerFormatError, match="format version 2; this planish reads up to 1"):
+    newer = small[:8] + struct.pack("<I", 3) + small[12:]
+    with pytest.raises(NewerFormatError, match="format version 3; this planish reads up to 2"):
         read(newer)
 
 

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
 from ..ops.lanes import once
 from .emit import Expr, const
 
@@ -49,17 +47,20 @@ def matrices(m: int) -> Matrices:
     """Toom and Cook's matrices of F(m, 3), transposed."""
     points, one, zero = POINTS[m], Fraction(1), Fraction(0)
     output = tuple((*(p**i for p in points), one if i == m - 1 else zero) for i in range(m))
-    kernel, patch = [], []
-    for p in points:
-        others = [q for q in points if q != p]
-        scale = one
-        for q in others:
-            scale *= p - q
-        kernel.append(tuple(p**k / scale for k in range(TAPS)))
-        patch.append((*_product(others), zero))
-    kernel.append((zero,) * (TAPS - 1) + (one,))
-    patch.append(_product(points))
-    return Matrices(output, tuple(kernel), tuple(patch))
+    kernel = tuple(tuple(scale * v for v in row) for row, scale in factors(m))
+    patch = [(*_product([q for q in points if q != p]), zero) for p in points]
+    return Matrices(output, kernel, (*patch, _product(points)))
+
+
+def factors(m: int) -> list[tuple[tuple[Fraction, ...], Fraction]]:
+    """G by rows, each as (powers of its point, scale)."""
+    rows: list[tuple[tuple[Fraction, ...], Fraction]] = []
+    for p in POINTS[m]:
+        scale = Fraction(1)
+        for q in POINTS[m]:
+            scale /= (p - q) if q != p else 1
+        rows.append((tuple(p**k for k in range(TAPS)), scale))
+    return [*rows, ((Fraction(0),) * (TAPS - 1) + (Fraction(1),), Fraction(1))]
 
 
 def _product(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:
@@ -68,14 +69,6 @@ def _product(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:
     for root in roots:
         result = [a - root * b for a, b in zip([Fraction(0), *result], [*result, Fraction(0)], strict=True)]
     return tuple(result)
-
-
-def kernel_transform(m: int, weight: np.ndarray) -> np.ndarray:
-    """G g G^T of [o, c, ..., 3, 3] in float64: [t, t, o, c]."""
-    g = np.array([[float(v) for v in row] for row in matrices(m).kernel])
-    taps = weight.reshape(*weight.shape[:2], TAPS, TAPS).astype(np.float64)
-    made: np.ndarray = np.einsum("ik,ockl,jl->ijoc", g, taps, g, optimize=True)
-    return made
 
 
 def apply(matrix: Matrix, values: Sequence[Expr]) -> list[Expr]:
