@@ -21,7 +21,7 @@ from .artifact import Weight
 from .callgraph import CallGraph, analyze, relax_module
 from .link import link
 from .objects import ObjectCache, default_folder
-from .plan import Kernel, PackedWeight, Plan
+from .plan import Kernel, PackedWeight, Plan, Step
 from .target import Target
 from .worker import Job, KernelFailed, Pool, shared_pool
 
@@ -88,19 +88,31 @@ def call_table(plan: Plan, graph: CallGraph) -> dict[str, Any]:
                 "layout": plan.values[step.output].layout,
                 "flops": step.flops,
                 "bytes": step.bytes,
+                "dtype": _dtype(plan, step),
             }
             for step in graph.steps
         ],
-        "kernels": {k.symbol: {"template": k.template, "choice": k.choice} for k in _used(plan, graph)},
+        "kernels": {
+            k.symbol: {"template": k.template, "choice": k.choice, "tuned": k.tuned} for k in _used(plan, graph)
+        },
         "outputs": [asdict(output) for output in graph.outputs],
         "alignments": list(graph.alignments),
+        "probes": [asdict(probe) for probe in plan.probes],
     }
 
 
+def _dtype(plan: Plan, step: Step) -> str:
+    """What a step computes in: bfloat16 if it reads it, else what it writes."""
+    read = {plan.values[name].dtype for name in step.inputs if name in plan.values}
+    return "bfloat16" if "bfloat16" in read else plan.values[step.output].dtype
+
+
 def _used(plan: Plan, graph: CallGraph) -> list[Kernel]:
-    """Kernels that some step calls, in order of first use, then those that derive weights."""
-    derived = [weight.derived.symbol for weight in plan.weights.values() if weight.derived is not None]
-    return [plan.kernels[s] for s in dict.fromkeys([*(step.symbol for step in graph.steps), *derived]) if s]
+    """Kernels that some step calls, in order of first use, then those that derive weights, and the probes."""
+    symbols = [step.symbol for step in graph.steps]
+    symbols += [weight.derived.symbol for weight in plan.weights.values() if weight.derived is not None]
+    symbols += [probe.symbol for probe in plan.probes]
+    return [plan.kernels[symbol] for symbol in dict.fromkeys(symbols) if symbol]
 
 
 def _submit(kernels: Sequence[Kernel], target: Target, pool: Pool, cache: ObjectCache) -> dict[str, Future[bytes]]:

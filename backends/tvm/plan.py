@@ -124,6 +124,21 @@ class Step:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A kernel that finds a limit of the machine: `amount` of `unit` ("operations" or "bytes") in one call.
+
+    `name` is the dtype whose arithmetic it does, or "memory"; `arguments` are the shapes of its float32 or int32
+    buffers, the last one being written.
+    """
+
+    name: str
+    symbol: str
+    unit: str
+    amount: int
+    arguments: tuple[tuple[int, ...], ...]
+
+
 @dataclass
 class Plan:
     """Everything `build` needs. `outputs` may name inputs, weights or values, also repeatedly."""
@@ -134,3 +149,4 @@ class Plan:
     steps: list[Step]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    probes: list[Probe] = field(default_factory=list)
