@@ -227,3 +227,17 @@ def test_threads_do_not_change_the_bits() -> None:
         results.append(build(ConvDirect(), task).run(inputs))
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
+
+
+def test_weights_larger_than_the_cache_are_asked_for_ahead() -> None:
+    """256 x 640 weights are 640 KB; the space has kernels that wait for them, too."""
+    large = [randn(1, 256, 7, 7), randn(640, 256, 1, 1), randn(640)]
+    small = [randn(1, 256, 7, 7), randn(64, 256, 1, 1), randn(64)]
+    tasks = [make_task(conv([1, 1], [0, 0], [1, 1]), inputs, (1, 2), anchor=CONV) for inputs in (large, small)]
+    template = ConvDirect()
+    assert [int(template.emit(task).choice["ahead"]) > 0 for task in tasks] == [True, False]
+    assert {bool(choice["ahead"]) for choice in template.space(tasks[0])} == {True, False}
+    waiting = next(choice for choice in template.space(tasks[0]) if not choice["ahead"])
+    kernels = [template.emit(tasks[0]), template.emit(tasks[0], waiting), template.emit(tasks[1])]
+    assert ["llvm_intrin" in str(kernel.func) for kernel in kernels] == [True, False, False]
+    check(template, conv([1, 1], [0, 0], [1, 1]), large, (1, 2), anchor=CONV)

@@ -20,7 +20,7 @@ import numpy as np
 from ..compat import tirx
 from ..epilogue import check_epilogue, operand_layouts
 from ..plan import PLAIN, Layout
-from ..template import Choice, Lowered, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, read_conv
 from .conv_direct import ORDERS, DirectKernel, Place, lanes_of
 from .emit import Expr, Function, PackedArg
@@ -63,7 +63,7 @@ class ConvTransposed:
             for shared in (default.by_tile, not default.by_tile)
             for order in orders
         )
-        return list({tuple(kernel.choice.items()): kernel.choice for kernel in kernels}.values())
+        return distinct(kernel.choice for kernel in kernels)
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
@@ -73,8 +73,8 @@ class ConvTransposed:
         if choice is None:
             tile = choose(product_of(conv, task.target.block), task.target, lanes)
             return _Kernel(task, conv, tile).lower()
-        tile = Tile.parse(choice["tile"], lanes)
-        return _Kernel(task, conv, tile, str(choice["order"]), choice["share"] == "tiles").lower()
+        tile, share, ahead = Tile.parse(choice["tile"], lanes), choice["share"] == "tiles", int(choice["ahead"])
+        return _Kernel(task, conv, tile, str(choice["order"]), share, ahead).lower()
 
 
 def product_of(conv: Conv, block: int) -> Product:
@@ -171,13 +171,19 @@ class _Kernel(DirectKernel):
     """The kernel of one task: one parallel loop, in which every row is made phase by phase."""
 
     def __init__(
-        self, task: Task, conv: Conv, tile: Tile, order: str | None = None, by_tile: bool | None = None
+        self,
+        task: Task,
+        conv: Conv,
+        tile: Tile,
+        order: str | None = None,
+        by_tile: bool | None = None,
+        ahead: int | None = None,
     ) -> None:
-        super().__init__(task, conv, tile, order, by_tile)
+        super().__init__(task, conv, tile, order, by_tile, ahead)
         self.flat = False
         depth, height, width = map(Spread.of, conv.axes)
         self.axes = (depth, height, width)
-        self.phases = [_Phase(task, conv, tile, n) for n in range(min(width.stride, width.out))]
+        self.phases = [_Phase(task, conv, tile, n, self.ahead) for n in range(min(width.stride, width.out))]
         self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
         short = not any(phase.rows.loop_taps for phase in self.phases)
         self.by_tile = short and (self._few_rows() if by_tile is None else by_tile)
@@ -227,8 +233,8 @@ class _Kernel(DirectKernel):
 class _Phase(DirectKernel):
     """The tiles of one phase of the width."""
 
-    def __init__(self, task: Task, conv: Conv, tile: Tile, number: int) -> None:
-        super().__init__(task, conv, tile)
+    def __init__(self, task: Task, conv: Conv, tile: Tile, number: int, ahead: int) -> None:
+        super().__init__(task, conv, tile, ahead=ahead)
         self.flat, self.number = False, number
         depth, height, width = map(Spread.of, conv.axes)
         self.axes = (depth, height, width.phase(number))

@@ -1,6 +1,7 @@
 """The register tile: how many pixels (rows) times how many channel blocks (columns) are accumulated at once.
 
-    cycles(tile) = max(fma, rows/2 + 2 weights, latency) + loop;    choose the least sum over all tiles and threads
+    cycles(tile) = max(fma, rows/2 + 2 weights, latency) + loop + wait weights
+    choose the least sum over all tiles and threads
 
 Two scalars are broadcast in a cycle, a vector of weights comes from the second-level cache in two. Measured: 14 to
 16 accumulators run at 93 to 97 % of peak on AVX-512, 28 spill as soon as taps are unrolled.
@@ -69,7 +70,7 @@ class Product:
 
     `outer` independent such products run in parallel; with `split_rows` the tiles of one do, too. `row_bytes` is
     the distance of neighbouring rows in memory: eight or more rows 4096 bytes apart fall into one set of an
-    eight-way first-level cache.
+    eight-way first-level cache. A step waits `wait` cycles for each of its vectors of weights.
     """
 
     rows: int
@@ -78,6 +79,7 @@ class Product:
     outer: int = 1
     split_rows: bool = False
     row_bytes: int = 64
+    wait: float = 0.0
 
 
 def choose(product: Product, target: Target, block: int) -> Tile:
@@ -107,7 +109,7 @@ def _cost(tile: Tile, product: Product, target: Target) -> tuple[float, float]:
     """Cycles of one step of all sums, then the vectors a step reads."""
     vectors = tile.blocks * max(1, tile.block // target.lanes)
     widths = split_evenly(product.rows, tile.rows)
-    total = sum(_cycles(width, vectors, product.row_bytes) for width in widths)
+    total = sum(_cycles(width, vectors, product.row_bytes, product.wait) for width in widths)
     if tile.columns * product.depth * 4 > 2 * L2_BYTES:
         total += len(widths) * vectors
     chunks = product.blocks // tile.blocks
@@ -116,7 +118,7 @@ def _cost(tile: Tile, product: Product, target: Target) -> tuple[float, float]:
     return total * chunks * waves, tile.rows / 2 + 2 * vectors
 
 
-def _cycles(rows: int, vectors: int, row_bytes: int) -> float:
+def _cycles(rows: int, vectors: int, row_bytes: int, wait: float) -> float:
     """Cycles of one step of the sum of a tile."""
     crowded = rows if row_bytes % 4096 == 0 and rows > 6 else 0
-    return max(rows * vectors, rows / 2 + 2 * vectors, _LATENCY) + _LOOP + crowded
+    return max(rows * vectors, rows / 2 + 2 * vectors, _LATENCY) + _LOOP + wait * vectors + crowded
