@@ -90,6 +90,9 @@ def compile(
     threads: Threads = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare rewrites and code with the model.")] = False,
     eval_mode: Annotated[bool, typer.Option("--eval", help="Call model.eval() before compiling.")] = False,
+    precision: Annotated[
+        str, typer.Option(help='"float32", or "bfloat16": weights and values in half the bytes.')
+    ] = "float32",
     numerics: Annotated[str, typer.Option(help='"fast", or "strict": keep NaN and inf exactly.')] = "fast",
     as_json: Json = False,
 ) -> None:
@@ -99,7 +102,7 @@ def compile(
 
     specs = _pairs(input or [])
     _check_writable(output)
-    options = {"target": target, "threads": threads, "verify": verify, "numerics": numerics}
+    options = {"target": target, "threads": threads, "verify": verify, "numerics": numerics, "precision": precision}
     compiled = _compiler().compile_from_command(model, specs, weights, eval_mode, options)
     compiled.save(output)
     show_compiled(output, compiled.manifest, as_json)

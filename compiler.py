@@ -1,6 +1,6 @@
 """The driver: capture, passes, the check for unsupported operators, code. Every door goes through here.
 
-compile_model = backend.compile ∘ group ∘ check_supported ∘ optimize ∘ capture
+compile_model = backend.compile ∘ group ∘ check_supported ∘ lower_precision ∘ optimize ∘ capture
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from .models import example_inputs, load_model
 from .options import Options, Progress, check_options
 from .passes.base import Pass
 from .passes.manager import run_passes
-from .passes.pipelines import EXACT, GROUP
+from .passes.pipelines import BFLOAT16, EXACT, GROUP
 from .passes.pipelines import pipeline as named_pipeline
 from .progress import showing, silent
 
 if TYPE_CHECKING:
     from .backends.tvm.runtime import Compiled
+    from .backends.tvm.tune.session import Tuning
 
 
 def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, options: Options) -> Compiled:
@@ -38,14 +39,24 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         captured = capture_model(model, inputs, kwargs)
         report("capture", 1, 1)
         optimized = optimize(captured, options.passes, options.verify, report)
+        optimized = lower_precision(optimized, options.precision)
         check_supported(optimized, backend.supports)
         grouped = group(optimized, options.verify)
-        compiled = backend.compile(grouped, progress=report, record=_record(options))
+        compiled = backend.compile(grouped, progress=report, record=_record(options), tuning=tuning_of(options))
         if options.verify:
             report("verify", 0, 1)
-            check_compiled(compiled, captured, grouped, _flat(captured, inputs, kwargs))
+            check_compiled(compiled, captured, grouped, _flat(captured, inputs, kwargs), options.precision)
             report("verify", 1, 1)
     return compiled
+
+
+def tuning_of(options: Options) -> Tuning | None:
+    """What the options say of tuning; None if nothing is to be tuned and no database asked."""
+    from .backends.tvm.tune.session import Tuning
+
+    if not options.tune and options.tuning_db is None:
+        return None
+    return Tuning(float(options.tune), options.tuning_db)
 
 
 def compile_from_command(
@@ -105,6 +116,11 @@ def optimize(
     return program
 
 
+def lower_precision(program: Program, precision: str) -> Program:
+    """OPTIMIZED to OPTIMIZED, in the precision that the user asked for."""
+    return run_passes(program, BFLOAT16) if precision == "bfloat16" else program
+
+
 def group(program: Program, verify: bool = False) -> Program:
     """OPTIMIZED to GROUPED: one region for each kernel."""
     return run_passes(program, GROUP, verify=verify)
@@ -146,4 +162,5 @@ def _record(options: Options) -> dict[str, Any]:
         "passes": passes,
         "precision": options.precision,
         "numerics": options.numerics,
+        "tune": options.tune,
     }

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from math import inf
+from os import PathLike
 from typing import Any
 
 from .errors import DynamicShapeError, OptionError
 
 Progress = Callable[[str, int, int], None]
-"""Called as (what is done, how many are done, how many there are)."""
+"""Called as (what is done, how many are done, how many there are). What follows a colon in the first may change."""
+
+_SCALES = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Options:
     passes: Any = None
     dynamic_shapes: Any = None
     tune: float = 0.0
+    """Seconds to tune for."""
     tuning_db: Any = None
     threads: int | None = None
     verify: bool = False
@@ -43,9 +48,20 @@ def check_options(given: Mapping[str, Any]) -> Options:
             hint = f"Did you mean {near[0]!r}?" if near else f"Options are {', '.join(known)}."
             raise OptionError(f"There is no option {name!r}.", hint)
     options = Options(**given)
+    if isinstance(options.tune, str):
+        options = replace(options, tune=parse_seconds(options.tune))
     _check_values(options)
     _check_available(options)
     return options
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of "90", "90s", "2m" or "1.5h"."""
+    number, scale = (text[:-1], _SCALES[text[-1]]) if text[-1:] in _SCALES else (text, 1.0)
+    try:
+        return float(number) * scale
+    except ValueError:
+        raise OptionError(f"{text!r} is not a time.", "Give seconds or minutes, as in 90, 90s or 2m.") from None
 
 
 def _check_available(options: Options) -> None:
@@ -55,16 +71,9 @@ def _check_available(options: Options) -> None:
             f"dynamic_shapes={options.dynamic_shapes!r} asks for symbolic dimensions, which are not available yet.",
             "Leave dynamic_shapes out: compile once for each shape that is needed.",
         )
-    if options.tune:
-        raise OptionError(
-            f"tune={options.tune!r} asks for tuning, which is not available yet.",
-            "Leave tune out: kernels then use their default choices.",
-        )
     for name, value, default in (
-        ("precision", options.precision, "float32"),
         ("calibration", options.calibration, None),
         ("preprocess", options.preprocess, None),
-        ("tuning_db", options.tuning_db, None),
     ):
         if not (value is default or (isinstance(value, str) and value == default)):
             raise OptionError(f"{name}={value!r} is not available yet.", f"Leave {name} out: it is {default!r}.")
@@ -74,8 +83,18 @@ def _check_values(options: Options) -> None:
     """Refuse values of a wrong kind before anything long begins."""
     if not isinstance(options.target, str):
         raise OptionError(f"target={options.target!r} is not a string.", "Give 'native' or the name of a cpu.")
-    if isinstance(options.tune, bool) or not isinstance(options.tune, int | float) or options.tune < 0:
+    if isinstance(options.tune, bool) or not isinstance(options.tune, int | float) or not 0 <= options.tune < inf:
         raise OptionError(f"tune={options.tune!r} is not a number of seconds.", "Give seconds, or leave it out.")
+    if not (options.tuning_db is None or isinstance(options.tuning_db, str | PathLike)) or options.tuning_db == "":
+        raise OptionError(
+            f"tuning_db={options.tuning_db!r} is not the path of a file.",
+            "Give a path, or leave it out: tuning then uses your own database.",
+        )
+    if options.precision not in ("float32", "bfloat16"):
+        raise OptionError(
+            f"precision={options.precision!r} is not available: it is 'float32' or 'bfloat16'.",
+            "Give 'bfloat16' to keep weights and activations in half the bytes, or leave it out.",
+        )
     if options.numerics not in ("fast", "strict"):
         raise OptionError(
             f"numerics={options.numerics!r} is neither 'fast' nor 'strict'.",

@@ -30,7 +30,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    """One bar for each `what`; they vanish at the end."""
+    """One bar for each `what` up to its colon; they vanish at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -40,8 +40,9 @@ def _bars() -> Iterator[Progress]:
         tasks = {}
 
         def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+            kind = what.partition(":")[0]
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(what, total=total)
+            bars.update(tasks[kind], description=what, completed=done, total=total)
 
         yield report

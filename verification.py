@@ -16,27 +16,39 @@ import torch
 from .backends.tvm import selftest
 from .backends.tvm.runtime import Compiled
 from .errors import MiscompiledError
-from .ir.interpret import eager, reference
+from .ir.interpret import eager, in_bfloat16, reference
 from .ir.program import Program
+from .ir.signature import Signature
 
 Tensors = Sequence[torch.Tensor]
 
 
-def check_compiled(compiled: Compiled, captured: Program, grouped: Program, examples: Tensors | None = None) -> None:
+def check_compiled(
+    compiled: Compiled,
+    captured: Program,
+    grouped: Program,
+    examples: Tensors | None = None,
+    precision: str = "float32",
+) -> None:
     """Raise MiscompiledError if an output is further from the float64 reference than rounding explains.
 
-    Code for another machine cannot run here; then the rewritten program stands in for it.
+    Code for another machine cannot run here; then the rewritten program stands in for it. In bfloat16 the model is
+    compared with itself run in bfloat16, and what is no floating-point number is not: a near tie may fall either way.
     """
-    if examples is None:
-        examples = [torch.from_numpy(array) for array in selftest.inputs(captured.signature)]
-    inputs = list(examples)
+    inputs = list(examples) if examples is not None else _seeded(captured.signature)
+    narrow = precision == "bfloat16"
     exact, own = reference(captured, inputs), eager(captured, inputs)
+    if narrow:
+        own = tuple(n.to(o.dtype) for n, o in zip(in_bfloat16(captured, inputs), own, strict=True))
     rewritten = eager(grouped, inputs)
     actual = compiled.run_flat(inputs) if compiled.runs_here else rewritten
     for spec, want, near, got, half in zip(captured.signature.outputs, exact, own, actual, rewritten, strict=True):
-        said = difference(torch.as_tensor(got), want, near)
+        if narrow and not near.dtype.is_floating_point:
+            continue
+        rounds = torch.bfloat16 if narrow and near.dtype is torch.float32 else near.dtype
+        said = difference(torch.as_tensor(got), want, near, rounds)
         if said is not None:
-            blame = "code generation" if difference(half, want, near) is None else "the passes"
+            blame = "code generation" if difference(half, want, near, rounds) is None else "the passes"
             raise MiscompiledError(
                 f"verify=True: output {spec.name!r} of the compiled model {said}; the fault is in {blame}.",
                 "Do not use this result. Report it with the model"
@@ -44,8 +56,20 @@ def check_compiled(compiled: Compiled, captured: Program, grouped: Program, exam
             )
 
 
-def difference(got: torch.Tensor, exact: torch.Tensor, own: torch.Tensor) -> str | None:
-    """What is wrong with `got`, or None if it is as near to `exact` as PyTorch's `own` rounding allows."""
+def _seeded(signature: Signature) -> list[torch.Tensor]:
+    """The self-test's inputs."""
+    arrays = zip(selftest.inputs(signature), signature.inputs, strict=True)
+    return [torch.from_numpy(a).view(getattr(torch, spec.dtype)) for a, spec in arrays]
+
+
+def difference(
+    got: torch.Tensor, exact: torch.Tensor, own: torch.Tensor, rounds: torch.dtype | None = None
+) -> str | None:
+    """What is wrong with `got`, or None if it is as near to `exact` as PyTorch's `own` rounding allows.
+
+    `rounds` is the dtype that values were rounded to on the way, the outputs' own by default.
+    """
+    rounds = rounds or own.dtype
     if got.shape != own.shape or got.dtype != own.dtype:
         return f"is {got.dtype} {list(got.shape)} instead of {own.dtype} {list(own.shape)}"
     if not own.dtype.is_floating_point:
@@ -56,13 +80,14 @@ def difference(got: torch.Tensor, exact: torch.Tensor, own: torch.Tensor) -> str
     if not torch.equal(got.isfinite(), finite) or not torch.allclose(odd, own.where(~finite, 0.0), equal_nan=True):
         return "is not finite where the model's is, or the other way round"
     error, allowed = _worst(got[finite] - exact[finite]), _worst(own[finite] - exact[finite])
-    bound = 4 * allowed + _ulps(own.dtype) * _ulp(_worst(exact[finite]), own.dtype)
+    factor, ulps = _ALLOWED.get(rounds, (4, 8))
+    bound = factor * allowed + ulps * _ulp(_worst(exact[finite]), rounds)
     return None if error <= bound else f"is off by {error:.3g}, where {bound:.3g} is allowed"
 
 
-def _ulps(dtype: torch.dtype) -> int:
-    """A float64 model has no better reference than itself: its own error reads as zero, so it gets more."""
-    return 256 if dtype is torch.float64 else 8
+_ALLOWED = {torch.float64: (4, 256), torch.bfloat16: (2, 1)}
+"""(multiples of PyTorch's own error, units in the last place). A float64 model has no better reference than itself: its
+own error reads as zero, so it gets more."""
 
 
 def _ulp(scale: float, dtype: torch.dtype) -> float:

@@ -66,11 +66,12 @@ class TvmEngine:
         self._backend.warm()
 
     def prepare(self, program: Program) -> Program:
-        """Normalize, fold constants and affines."""
-        from ..compiler import optimize
+        """Normalize, fold constants and affines, lower the precision."""
+        from ..compiler import lower_precision, optimize
 
         with showing(self._options.progress) as report:
-            return optimize(program, self._options.passes, self._options.verify, report)
+            optimized = optimize(program, self._options.passes, self._options.verify, report)
+        return lower_precision(optimized, self._options.precision)
 
     def supports(self, node: fx.Node) -> Refused | None:
         """Whether there is a kernel."""
@@ -78,10 +79,11 @@ class TvmEngine:
 
     def compile(self, program: Program) -> Flat:
         """Group, lower, build."""
-        from ..compiler import group
+        from ..compiler import group, tuning_of
 
         with showing(self._options.progress) as report:
-            return self._backend.compile(group(program, self._options.verify), progress=report).run_flat
+            grouped = group(program, self._options.verify)
+            return self._backend.compile(grouped, progress=report, tuning=tuning_of(self._options)).run_flat
 
 
 def make_engine(options: Mapping[str, Any]) -> Engine:

@@ -1,6 +1,7 @@
 """The float64 reference interpreter: what a Program means when nothing rounds.
 
     reference(program, inputs) == program(inputs)  over the reals
+    in_bfloat16(program, inputs) == program(inputs)  with every value rounded to bfloat16
 
 Floating weights and inputs are widened to float64, and so is every dtype that an operator names on the way
 (casts, constants, reductions with a dtype). `reference_model` does the same to an nn.Module without capture,
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ _WIDE = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
+_NARROW = {torch.float32: torch.bfloat16}
+
+Dtypes = Mapping[torch.dtype, torch.dtype]
+"""Which dtype stands for which."""
 
 
 def eager(program: Program, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -43,6 +48,13 @@ def reference(program: Program, inputs: Sequence[torch.Tensor]) -> tuple[torch.T
         return _run(program, [widen(x) for x in inputs], weights)
 
 
+def in_bfloat16(program: Program, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Run op by op in bfloat16 where the program says float32, as `model.bfloat16()` would; flat in, flat out."""
+    with _dtypes(_NARROW), torch.no_grad():
+        weights = {name: _recast(weight, _NARROW) for name, weight in program.weights.items()}
+        return _run(program, [_recast(x, _NARROW) for x in inputs], weights)
+
+
 def reference_model(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
     """Run a copy of the model in float64; nested outputs."""
     with widened(), torch.no_grad():
@@ -53,40 +65,49 @@ def reference_model(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 
 def widen(value: Any) -> Any:
     """A floating tensor in float64; anything else as it is."""
-    if isinstance(value, torch.Tensor) and value.dtype in _WIDE:
-        return value.detach().to(_WIDE[value.dtype])
+    return _recast(value, _WIDE)
+
+
+def widened() -> AbstractContextManager[None]:
+    """Within, every floating dtype that is named or defaulted to is float64."""
+    return _dtypes(_WIDE)
+
+
+def _recast(value: Any, dtypes: Dtypes) -> Any:
+    """A tensor in the dtype that stands for its own."""
+    if isinstance(value, torch.Tensor) and value.dtype in dtypes:
+        return value.detach().to(dtypes[value.dtype])
     return value
 
 
 @contextmanager
-def widened() -> Iterator[None]:
-    """Within, every floating dtype that is named or defaulted to is float64."""
+def _dtypes(dtypes: Dtypes) -> Iterator[None]:
+    """Within, every dtype that is named or defaulted to is the one that stands for it."""
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtypes.get(default, default))
     try:
-        with _Widen():
+        with _Recast(dtypes):
             yield
     finally:
         torch.set_default_dtype(default)
 
 
-class _Widen(TorchDispatchMode):
-    """Replaces narrow floating dtypes among the arguments of every operator."""
+class _Recast(TorchDispatchMode):
+    """Replaces dtypes among the arguments of every operator."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtypes: Dtypes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._dtypes = dtypes
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call `func` with wide dtypes."""
-        args, kwargs = pytree.tree_map(_wide_dtype, (args, dict(kwargs or {})))
+        """Call `func` with the dtypes replaced."""
+        args, kwargs = pytree.tree_map(self._replaced, (args, dict(kwargs or {})))
         return func(*args, **kwargs)
 
-
-def _wide_dtype(value: Any) -> Any:
-    """float64 for a narrower floating dtype."""
-    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+    def _replaced(self, value: Any) -> Any:
+        return self._dtypes.get(value, value) if isinstance(value, torch.dtype) else value
 
 
 def _run(program: Program, inputs: list[torch.Tensor], weights: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,13 +83,13 @@ class Linear:
         """Whether the bias is the same at every position, up to `eps` of its largest value."""
         if self.bias[0].numel() == 1:
             return True
-        flat = self.bias.flatten(1)
+        flat = self.bias.reshape(self.outputs, -1)
         spread = (flat.amax(1) - flat.amin(1)).max()
         return bool(spread <= eps * flat.abs().max())
 
     def flat_bias(self) -> Tensor:
         """The bias [O] of a uniform operator: its value in the middle."""
-        middle = self.bias.flatten(1)
+        middle = self.bias.reshape(self.outputs, -1)
         return middle[:, middle.shape[1] // 2]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -270,8 +271,10 @@ def _convolved(first: Linear, second: Linear, steps: Ints) -> Tensor:
         where: list[slice] = [slice(None)] * 3
         for (a, b), k, u in zip(hops, first.taps, place, strict=True):
             where.append(slice(b * u, b * u + a * (k - 1) + 1, a))
-        tap = two[(slice(None), slice(None), slice(None), *place)]
-        product = torch.einsum("goh,gh...->go...", tap, one.flatten(2)).reshape(groups, two.shape[1], *one.shape[2:])
+        index: Any = (slice(None), slice(None), slice(None), *place)
+        product = torch.einsum("goh,gh...->go...", two[index], one.flatten(2)).reshape(
+            groups, two.shape[1], *one.shape[2:]
+        )
         result[tuple(where)] += product
     return result.reshape(second.outputs, -1, *taps)
 

@@ -34,6 +34,9 @@ from .normalize.remove_dead_code import RemoveDeadCode
 from .normalize.remove_dropout import RemoveDropout
 from .normalize.remove_duplicates import RemoveDuplicates
 from .normalize.remove_identities import RemoveIdentities
+from .reparameterize.merge_branches import MergeBranches
+from .reparameterize.merge_chains import MergeChains
+from .precision.lower_to_bfloat16 import LowerToBfloat16
 
 NORMALIZE: tuple[Pass, ...] = (
     RemoveDeadCode(),  # nothing below should spend time on what nobody reads
@@ -69,6 +72,9 @@ FOLD: tuple[Pass, ...] = (
     CanonicalizeLinear(),  # a product with a matrix that was computed is a linear layer now
     FoldConstants(),  # the transposes this made
     FoldAffineBackward(),  # before forward: a producer takes an affine at no condition on padding
+    MergeBranches(),  # reads the affines on identity branches that no producer could take; before they go elsewhere
+    MergeChains(),  # after branches: a merged block is one link
+    FoldAffineBackward(),  # norms behind a sum have one producer now
     FoldAffineForward(),  # what no producer could take
     LowerBatchNorm(),  # what nothing could take becomes a mul and an add, for some kernel's epilogue
     MergeViews(),  # views that had an affine between them are neighbours now
@@ -79,6 +85,11 @@ FOLD: tuple[Pass, ...] = (
 EXACT: tuple[Pass, ...] = (*NORMALIZE, *FOLD)
 """CAPTURED → OPTIMIZED, equal over the reals: what every door runs unless told otherwise."""
 
+BFLOAT16: tuple[Pass, ...] = (
+    LowerToBfloat16(),  # after folding, whose products of weights are rounded once; before grouping, which fuses casts
+)
+"""OPTIMIZED → OPTIMIZED in bfloat16: what `precision="bfloat16"` adds."""
+
 GROUP: tuple[Pass, ...] = (GroupRegions(),)
 """OPTIMIZED → GROUPED: last, because regions hide single ops from rules."""
 
@@ -88,6 +99,7 @@ COMPILE: tuple[Pass, ...] = (*EXACT, *GROUP)
 PIPELINES: Mapping[str, tuple[Pass, ...]] = {
     "normalize": NORMALIZE,
     "exact": EXACT,
+    "bfloat16": (*EXACT, *BFLOAT16),
     "group": GROUP,
     "compile": COMPILE,
 }

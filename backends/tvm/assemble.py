@@ -27,11 +27,13 @@ def assemble(
     options: Mapping[str, Any] | None = None,
     include_runtime: bool = True,
     threads: int | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Compiled:
     """A Compiled that can be called (if this machine can run it) and saved.
 
-    `options` is what the user asked for, kept in the manifest. `include_runtime` puts libtvm_runtime.so inside, so
-    that loading needs no installed TVM; it exists for this machine's architecture only.
+    `options` is what the user asked for and `tuning` what tuning did, both kept in the manifest. `include_runtime`
+    puts libtvm_runtime.so inside, so that loading needs no installed TVM; it exists for this machine's architecture
+    only.
     """
     from .compat import VERSIONS
 
@@ -42,6 +44,7 @@ def assemble(
         "signature": signature.to_json(),
         "report": [entry.to_json() for entry in report],
         "options": dict(options or {}),
+        "tuning": None if tuning is None else dict(tuning),
         "calls": code.calls,
     }
     contents = Contents(code.library, code.weights, manifest, _runtime(code.target.arch) if include_runtime else None)

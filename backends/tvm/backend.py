@@ -17,9 +17,13 @@ from ..base import Refused
 from .assemble import assemble
 from .build import Progress, build
 from .lower import lower
+from .probes import add_probes
 from .runtime import Compiled
 from .support import supports
 from .target import Target, parse_target
+from .template import Chooser, default_kernel
+from .tune.session import Tuning, tuned
+from .tune.tuner import Summary
 from .worker import shared_pool
 
 
@@ -42,22 +46,40 @@ class TvmBackend:
         return supports(node)
 
     def compile(
-        self, program: Program, *, progress: Progress | None = None, record: Mapping[str, Any] | None = None
+        self,
+        program: Program,
+        *,
+        progress: Progress | None = None,
+        record: Mapping[str, Any] | None = None,
+        tuning: Tuning | None = None,
     ) -> Compiled:
-        """Lower, build and load. `record` is what the user asked for, kept in the manifest.
+        """Lower, build and load; with `tuning`, the best kernels that are known or found in time.
 
-        Code for another machine can be saved, but not called.
+        `record` is what the user asked for, kept in the manifest. Code for another machine can be saved, but not
+        called.
         """
         arrays = {name: _array(tensor) for name, tensor in program.weights.items()}
-        code = build(lower(program, self.target, numerics=self.numerics), arrays, self.target, progress)
-        return assemble(
-            code,
-            program.signature,
-            name=program.name,
-            report=program.report,
-            options=record,
-            threads=self.target.threads,
-        )
+
+        def make(choose: Chooser, summary: Summary | None) -> Compiled:
+            plan = lower(program, self.target, numerics=self.numerics, choose=choose)
+            add_probes(plan, self.target)
+            return assemble(
+                build(plan, arrays, self.target, progress),
+                program.signature,
+                name=program.name,
+                report=program.report,
+                options=record,
+                threads=self.target.threads,
+                tuning=None if summary is None else summary.to_json(),
+            )
+
+        if tuning is None:
+            return make(default_kernel, None)
+        return tuned(make, self.target, tuning, progress or silent)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -128,7 +128,7 @@ class Step:
 class Probe:
     """A kernel that finds a limit of the machine: `amount` of `unit` ("operations" or "bytes") in one call.
 
-    `name` is the dtype whose arithmetic it does, or "memory"; `arguments` are the shapes of its float32 or int32
+    `name` is the dtype whose arithmetic it does, or "memory"; `arguments` are the shapes and dtypes of its
     buffers, the last one being written.
     """
 
@@ -136,7 +136,7 @@ class Probe:
     symbol: str
     unit: str
     amount: int
-    arguments: tuple[tuple[int, ...], ...]
+    arguments: tuple[tuple[tuple[int, ...], str], ...]
 
 
 @dataclass

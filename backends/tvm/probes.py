@@ -44,9 +44,9 @@ def add_probes(plan: Plan, target: Target) -> None:
 
 def _add(plan: Plan, target: Target, name: str, unit: str, amount: int, func: Any) -> None:
     symbol = kernel_symbol(func, target)
-    shapes = tuple(tuple(int(extent) for extent in buffer.shape) for buffer in func.params)
+    arguments = tuple((tuple(int(extent) for extent in b.shape), str(b.dtype)) for b in func.params)
     plan.kernels[symbol] = Kernel(symbol, func, "probe")
-    plan.probes.append(Probe(name, symbol, unit, amount, shapes))
+    plan.probes.append(Probe(name, symbol, unit, amount, arguments))
 
 
 def _function(parameters: Parameters, body: Body) -> Any:

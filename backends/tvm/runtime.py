@@ -126,7 +126,7 @@ class Compiled:
         """Time each kernel call on these inputs; the medians of `runs` calls, by layer."""
         arguments = self._accept(self.signature.flatten(args, kwargs))
         self._engine.call(arguments)
-        return measure(lambda observer: self._engine.observe(arguments, observer), self._calls, runs)
+        return self.profile_arguments(arguments, runs)
 
     def selftest(self) -> float:
         """Run the vector inside the artifact; the largest difference relative to the outputs' scale.
@@ -143,9 +143,21 @@ class Compiled:
 
     def seeded_outputs(self) -> list[np.ndarray]:
         """What the self-test's inputs give; bfloat16 as bits, so that no other library is needed."""
-        arrays = [tensors.aligned_copy(array) for array in selftest.inputs(self.signature)]
-        found = self._run([self._engine.tensor(array) for array in arrays])
+        found = self._run(self.seeded_arguments())
         return [np.from_dlpack(tensor).reshape(spec.shape).copy() for tensor, _, spec in found]
+
+    def seeded_arguments(self) -> list[Any]:
+        """The self-test's inputs, as `run_arguments` takes them."""
+        arrays = [tensors.aligned_copy(array) for array in selftest.inputs(self.signature)]
+        return [self._engine.tensor(array) for array in arrays]
+
+    def run_arguments(self, arguments: Sequence[Any]) -> None:
+        """Run the code alone: nothing is checked, converted or delivered."""
+        self._engine.call(arguments)
+
+    def profile_arguments(self, arguments: Sequence[Any], runs: int) -> Profile:
+        """Time each kernel call of `runs` runs."""
+        return measure(lambda observer: self._engine.observe(arguments, observer), self._calls, runs)
 
     def __repr__(self) -> str:
         """Name, signature and target."""

@@ -21,8 +21,8 @@ def test_defaults() -> None:
     [
         ({"precison": "float32"}, "Did you mean 'precision'"),
         ({"frobnicate": 1}, "Options are target"),
-        ({"precision": "int8"}, "precision='int8' is not available yet"),
-        ({"precision": None}, "precision=None is not available yet"),
+        ({"precision": "int8"}, "precision='int8' is not available: it is 'float32' or 'bfloat16'"),
+        ({"precision": None}, "precision=None is not available"),
         ({"numerics": "exact"}, "numerics='exact' is neither 'fast' nor 'strict'"),
         ({"numerics": ["fast"]}, "numerics=['fast'] is neither"),
         ({"calibration": [1]}, "calibration=[1] is not available yet"),

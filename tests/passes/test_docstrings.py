@@ -14,12 +14,20 @@ from rewriting import blocks, random_inputs, relative_error, run
 import planish.passes.fold
 import planish.passes.group
 import planish.passes.normalize
+import planish.passes.norms
+import planish.passes.reparameterize
 from planish.ir.text import parse_program, print_program
 from planish.passes.base import Numerics, Pass
 from planish.passes.manager import run_passes
 from planish.passes.pipelines import PIPELINES
 
-FOLDERS = (planish.passes.normalize, planish.passes.fold, planish.passes.group)
+FOLDERS = (
+    planish.passes.normalize,
+    planish.passes.fold,
+    planish.passes.reparameterize,
+    planish.passes.norms,
+    planish.passes.group,
+)
 
 
 def passes_of(module: ModuleType) -> list[type[Pass]]:

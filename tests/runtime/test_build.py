@@ -122,7 +122,7 @@ def test_progress_counts_kernels() -> None:
 def test_the_call_table_has_layers_templates_and_choices(code: Code) -> None:
     first, second = code.calls["steps"]
     assert (first["layers"], second["layers"]) == (["stem.conv"], ["head.fc"])
-    assert code.calls["kernels"][first["symbol"]] == {"template": "elementwise", "choice": {"rows": 16}}
+    assert code.calls["kernels"][first["symbol"]] == {"template": "elementwise", "choice": {"rows": 16}, "tuned": None}
 
 
 def break_order(b: Builder) -> None:

@@ -29,7 +29,7 @@ class Generic:
     name: str = "generic"
 
     def wants(self, task: Task) -> Wants | Refused:
-        """Inputs in any layout; the output blocked if its readers like that, or if all it reads is blocked."""
+        """Inputs in any layout, the output in the one that is asked for."""
         for node in task.region.body.nodes:
             if node.op == "call_function" and node.target not in BUILDERS and not is_pointwise(node):
                 return Refused(f"no builder for {node.target}")
@@ -77,16 +77,8 @@ def _finish(builder: RegionBuilder, result: fx.Node, domain: Domain) -> None:
 
 
 def output_layout(task: Task) -> Layout:
-    """Blocked where readers like it, or where everything of that shape is blocked already."""
-    blocked = f"c{task.target.block}"
-    shape = task.output.shape
-    if len(shape) not in (3, 4, 5):
-        return PLAIN
-    if task.hint == blocked:
-        return blocked
-    alike = [v.layout for i, v in enumerate(task.inputs) if i not in task.constants and len(v.shape) == len(shape)]
-    pointwise = task.region.kind == "pointwise" and all(v.shape == shape or 1 in v.shape for v in task.inputs)
-    return blocked if pointwise and alike and all(x == blocked for x in alike) else PLAIN
+    """The layout that is asked for, where the result has one."""
+    return task.hint if len(task.output.shape) in (3, 4, 5) else PLAIN
 
 
 def convert_layout(value: Value, layout: Layout, target: Target) -> Any:

@@ -23,9 +23,10 @@ import numpy as np
 
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
-from ..plan import PLAIN, Layout, itemsize
+from ..plan import PLAIN, Layout
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .accumulate import PART, Accumulators, part_end, parts_of
+from .ahead import AHEAD, look_ahead
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
@@ -118,13 +119,6 @@ _WAIT = 0.25
 
 Measured with weights from memory: 14x14, 1024 to 256 channels, 173 GFLOP/s in tiles of 4x4, 200 in 16x1; 7x7, 2048
 to 512 channels, 188 and 219.
-"""
-
-AHEAD, LINE = 256, 64
-"""Cache lines between the weight that is asked for and the one that is read; bytes of a cache line.
-
-Weights larger than the caches come from memory. Measured on 7x7x512, 3x3: 211 GFLOP/s without, 221 at a distance of
-32 lines, 231 at 64 and 128, 244 at 256, 239 at 512.
 """
 
 
@@ -265,20 +259,9 @@ class DirectKernel:
 
     def _look_ahead(self, at: Place, tap: tuple[Expr, Expr, Expr], ii: Expr) -> None:
         """Ask for the weights of a later step: their order is the one in which they are read."""
-        if not self.ahead:
-            return
-        weight = self.f.weights[0]
-        *outer, columns, blocks, lanes = map(int, weight.shape)
         (ic, *taps), places = tap, (at.z, at.y)
         kept = [a.kept(p, k) for a, p, k in zip(self.axes, places, taps, strict=False)]
-        step: Expr = 0
-        for index, extent in zip((at.chunk, ic, *kept, ii), outer, strict=True):
-            step = step * extent + index
-        line = LINE // itemsize(str(weight.dtype))
-        first = step * (columns * blocks * lanes) + self.ahead * line
-        flat = self.f.alias(weight, (prod(map(int, weight.shape)),))
-        for offset in range(0, columns * blocks * lanes, line):
-            self.f.prefetch(flat, [self.f.simplify(first + offset)])
+        look_ahead(self.f, self.f.weights[0], (at.chunk, ic, *kept, ii), self.ahead)
 
     def _lanes_of(self, ic: Expr) -> Expr:
         """Input channels in block `ic`: never a lane past the last channel."""

@@ -24,6 +24,7 @@ from ..plan import PLAIN, Layout, computed_dtype
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from ..views import is_view, shape_of
 from .accumulate import Accumulators, part_end, parts_of
+from .ahead import AHEAD, look_ahead
 from .conv import pack_bias
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
@@ -95,13 +96,19 @@ class Gemm:
         return Wants(all_plain(task), PLAIN)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Register tiles, and what the parallel loop walks along."""
+        """Register tiles, what the parallel loop walks along, and looking ahead."""
         linear = read_linear(task)
         assert isinstance(linear, Linear)
         default = _Kernel(task, linear, default_tile(linear, task))
         orders = ORDERS if default.weights_first else ORDERS[::-1]
         tiles = tiles_to_try(_product_of(linear, task), task.target, default.tile)
-        return distinct(_Kernel(task, linear, tile, order).choice for tile in tiles for order in orders)
+        distances = (default.ahead, 0) if default.ahead else (0,)
+        return distinct(
+            _Kernel(task, linear, tile, order, ahead).choice
+            for ahead in distances
+            for tile in tiles
+            for order in orders
+        )
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
@@ -109,7 +116,8 @@ class Gemm:
         assert isinstance(linear, Linear)
         if choice is None:
             return _Kernel(task, linear, default_tile(linear, task)).lower()
-        return _Kernel(task, linear, Tile.parse(choice["tile"], task.target.block), str(choice["order"])).lower()
+        tile = Tile.parse(choice["tile"], task.target.block)
+        return _Kernel(task, linear, tile, str(choice["order"]), int(choice["ahead"])).lower()
 
 
 def default_tile(linear: Linear, task: Task) -> Tile:
@@ -123,18 +131,22 @@ def _product_of(linear: Linear, task: Task) -> Product:
 
 
 class _Kernel:
-    """The matrix product of one task, for one tile; an order that is not given is chosen."""
+    """The matrix product of one task, for one tile; what is not given beside the tile is chosen."""
 
-    def __init__(self, task: Task, linear: Linear, tile: Tile, order: str | None = None) -> None:
+    def __init__(
+        self, task: Task, linear: Linear, tile: Tile, order: str | None = None, ahead: int | None = None
+    ) -> None:
+        """`order` is one of ORDERS; weights are asked for `ahead` cache lines before they are read."""
         self.task, self.linear, self.tile = task, linear, tile
         self.chunks = -(-linear.columns // tile.block) // tile.blocks
         self.rows = Rows.plan(Axis(linear.rows, linear.rows), tile.rows, tile.blocks)
         self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
+        self.ahead = (AHEAD if 4 * linear.inner * linear.columns > L2_BYTES else 0) if ahead is None else ahead
 
     @property
     def choice(self) -> Choice:
         """What was chosen."""
-        return {"tile": self.tile.name, "order": ORDERS[not self.weights_first]}
+        return {"tile": self.tile.name, "order": ORDERS[not self.weights_first], "ahead": self.ahead}
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -184,6 +196,7 @@ class _Kernel:
             acc.part(),
             f.serial(part_end(f, part, size, self.linear.inner), part * size) as k,
         ):
+            look_ahead(f, f.weights[0], (chunk, k), self.ahead)
             for i, place in enumerate(places):
                 for b in range(tile.blocks):
                     x = self._x(start + i, place, k)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..lower import task_key as content_of
+from ..kernel_table import task_key as content_of
 from ..plan import Value
 from ..target import Target
 from ..template import Task

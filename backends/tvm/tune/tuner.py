@@ -1,0 +1,193 @@
+"""Tuning one network: profile it, search, confirm what was found inside it.
+
+tune(build, budget) = the faster of  build(default kernels)  and  build(winners that are faster in the network)
+
+`known` is tuning without measuring: what a database knows of the tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..template import Chooser, Chosen, Task, Template
+from .confirm import Network, Quiet, compare, losers
+from .database import Attempt, Database, Record, choice_text
+from .keys import task_key
+from .search import Search, Standing, Workshop
+from .spaces import Option, Tunable, options_of
+
+RESERVE = 0.15
+"""The share of the budget that is kept for building and timing the tuned network."""
+
+Build = Callable[[Chooser], Network]
+"""Compiles the network with the kernels that a chooser decides on."""
+
+
+@dataclass
+class Summary:
+    """What tuning did, for the manifest. Milliseconds are those of a run of the network."""
+
+    budget: float = 0.0
+    seconds: float = 0.0
+    tasks: int = 0
+    known: int = 0
+    tried: int = 0
+    kept: int = 0
+    put_back: int = 0
+    interrupted: bool = False
+    untuned_ms: float | None = None
+    tuned_ms: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class Tasks:
+    """A chooser that writes down which tasks there are, and that leaves them their default kernels."""
+
+    def __init__(self, machine: str | None = None) -> None:
+        """`machine` names the CPU that measures, this one by default."""
+        self._machine = machine
+        self.found: dict[str, tuple[Template, Task]] = {}
+        self.of_output: dict[str, str] = {}
+        """The key of the task that makes each value."""
+
+    def __call__(self, template: Template, task: Task) -> Chosen:
+        """Write down."""
+        key = task_key(task, self._machine)
+        self.found.setdefault(key, (template, task))
+        self.of_output[task.output.name] = key
+        return Chosen(template)
+
+
+@dataclass(frozen=True)
+class Winners:
+    """A chooser that knows better kernels for some tasks."""
+
+    options: Mapping[str, tuple[Option, Record]]
+    machine: str | None = None
+
+    def __call__(self, template: Template, task: Task) -> Chosen:
+        """The better kernel, or the default."""
+        found = self.options.get(task_key(task, self.machine))
+        return Chosen(template) if found is None else _tuned(*found)
+
+
+class Known:
+    """A chooser that takes what a database knows, without measuring anything."""
+
+    def __init__(self, database: Database, templates: Sequence[Template]) -> None:
+        """`summary` is filled as the network is lowered."""
+        self._database, self._templates = database, templates
+        self._chosen: dict[str, Chosen] = {}
+        self.summary = Summary()
+
+    def __call__(self, template: Template, task: Task) -> Chosen:
+        """The recorded kernel, if there still is such a choice."""
+        key = task_key(task)
+        if key not in self._chosen:
+            self._chosen[key] = self._find(key, template, task)
+        return self._chosen[key]
+
+    def _find(self, key: str, template: Template, task: Task) -> Chosen:
+        record = self._database.best(key)
+        self.summary.tasks += 1
+        for option in options_of(template, task, self._templates) if record is not None else ():
+            if record is not None and option.name == (record.template, choice_text(record.choice)):
+                default = option.name == (template.name, choice_text(template.emit(task).choice))
+                self.summary.known += 1
+                self.summary.kept += not default
+                return Chosen(template) if default else _tuned(option, record)
+        return Chosen(template)
+
+
+def _tuned(option: Option, record: Record) -> Chosen:
+    return Chosen(*option, {"seconds": record.seconds, "default_seconds": record.default_seconds})
+
+
+class Tuner:
+    """Tunes one network within a budget of seconds, which begins with `tune`."""
+
+    def __init__(
+        self,
+        templates: Sequence[Template],
+        workshop: Workshop,
+        database: Database,
+        quiet: Quiet,
+        machine: str | None = None,
+    ) -> None:
+        """`quiet` keeps other tuners of this machine away while networks are timed."""
+        self._templates, self._workshop, self._database = templates, workshop, database
+        self._quiet = quiet
+        self._machine = machine
+
+    def tune(
+        self,
+        build: Build,
+        untuned: Network,
+        tasks: Tasks,
+        budget: float,
+        report: Callable[[Standing], None] = lambda _: None,
+    ) -> tuple[Chooser, Summary]:
+        """The chooser of the fastest network that was found; `untuned` was built with `tasks` as its chooser.
+
+        Ctrl-C ends the search, and what it found is used; a second one ends everything.
+        """
+        began = time.monotonic()
+        summary = Summary(budget)
+        with self._quiet():
+            untuned.run()
+            seconds = untuned.by_task()
+        tunables = {t.key: t for t in self._tunables(tasks, seconds)}
+        search = Search(list(tunables.values()), self._workshop, self._database)
+        summary.tasks, summary.known = len(search.explorations), search.known
+        search.run(began + (1 - RESERVE) * budget, report)
+        summary.tried, summary.interrupted = search.tried, search.interrupted
+        winners = self._confirm(build, untuned, dict(search.winners()), tunables, summary)
+        summary.kept = len(winners)
+        summary.seconds = time.monotonic() - began
+        return Winners(winners, self._machine), summary
+
+    def _tunables(self, tasks: Tasks, seconds: Mapping[str, float]) -> list[Tunable]:
+        """Tasks that there is something to choose for."""
+        found = []
+        for key, (template, task) in tasks.found.items():
+            if options := options_of(template, task, self._templates):
+                found.append(Tunable(key, task, options, seconds.get(key, 0.0)))
+        return found
+
+    def _confirm(
+        self,
+        build: Build,
+        untuned: Network,
+        winners: dict[str, tuple[Option, Record]],
+        tunables: Mapping[str, Tunable],
+        summary: Summary,
+    ) -> dict[str, tuple[Option, Record]]:
+        """Those winners that are faster in the network; none if the network is not faster with them."""
+        if not winners:
+            return {}
+        tuned = build(Winners(winners, self._machine))
+        slower = losers(untuned, tuned, list(winners), self._quiet)
+        for key in slower:
+            self._put_back(tunables[key], *winners.pop(key))
+        summary.put_back = len(slower)
+        if not winners:
+            return {}
+        if slower:
+            tuned = build(Winners(winners, self._machine))
+        before, after = compare(untuned, tuned, self._quiet)
+        summary.untuned_ms, summary.tuned_ms = 1e3 * before, 1e3 * min(before, after)
+        return winners if after < before else {}
+
+    def _put_back(self, tunable: Tunable, option: Option, record: Record) -> None:
+        """The database, too, learns that a winner was none."""
+        template, choice = tunable.default
+        default = Record(template.name, choice, record.default_seconds, record.default_seconds, record.what)
+        failed = Attempt(option.template.name, option.choice, None, "not faster than the default inside a network")
+        self._database.attempt(tunable.key, failed)
+        self._database.record(tunable.key, default, replace=True)

@@ -1,0 +1,25 @@
+"""The engines, one file each: how each turns a model into the form that suits it best, and runs it."""
+
+from __future__ import annotations
+
+import importlib
+
+from .base import Engine
+
+ENGINES = {
+    "planish": ("ours", "Planish"),
+    "eager": ("pytorch", "Eager"),
+    "inductor": ("pytorch", "Inductor"),
+    "onnxruntime": ("onnx_runtime", "OnnxRuntime"),
+    "openvino": ("open_vino", "OpenVino"),
+}
+"""File and class of each engine; `planish` is the one that the others are compared with."""
+
+PEERS = tuple(name for name in ENGINES if name != "planish")
+
+
+def engine(name: str) -> Engine:
+    """The engine of that name; its library is imported when it is used."""
+    file, kind = ENGINES[name]
+    made: Engine = getattr(importlib.import_module(f".{file}", __name__), kind)()
+    return made

@@ -1,0 +1,52 @@
+"""OpenVINO's CPU plug-in: latency hint, threads pinned, the precision said outright (its default here is bfloat16)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..case import Case
+from .base import Arrays, Call
+
+HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVino:
+    """One inference request over shared input memory."""
+
+    def refuses(self, case: Case) -> str | None:
+        """It has both precisions."""
+        return None
+
+    def export(self, case: Case, folder: Path) -> dict[str, float]:
+        """Convert from torch's own graph and write OpenVINO's form, weights uncompressed."""
+        import openvino
+        import torch
+
+        model, args, kwargs = case.sample()
+        with torch.no_grad():
+            program = torch.export.export(model, args, kwargs)
+        converted = openvino.convert_model(program)
+        openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
+        return {}
+
+    def load(self, case: Case, folder: Path, inputs: Arrays) -> Call:
+        """Compile for this CPU."""
+        import openvino
+
+        core = openvino.Core()
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": case.threads,
+            "INFERENCE_PRECISION_HINT": HINTS[case.precision],
+        }
+        compiled = core.compile_model(folder / "model.xml", "CPU", config)
+        request = compiled.create_infer_request()
+        values = dict(enumerate(inputs))
+        return lambda: request.infer(values, share_inputs=True, share_outputs=True)
+
+    def outputs(self, result: Any) -> list[np.ndarray]:
+        """By number."""
+        return [np.asarray(result[i], np.float32) for i in range(len(result))]

@@ -1,0 +1,93 @@
+"""Measured times to tables: Markdown, one line a case.
+
+factor = fastest peer's median / planish's median      above 1: planish is faster; their geometric mean closes a table
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .measure import Measured
+
+Results = Sequence[Sequence[Measured]]
+
+
+def best_peer(group: Sequence[Measured]) -> Measured | None:
+    """The fastest of the others."""
+    peers = [m for m in group if m.case.engine not in ("planish", "peak") and m.ms]
+    return min(peers, key=lambda m: m.median) if peers else None
+
+
+def factor(group: Sequence[Measured]) -> float | None:
+    """Fastest peer's time over ours."""
+    ours, peer = _of(group, "planish"), best_peer(group)
+    if ours is None or not ours.ms or peer is None:
+        return None
+    return peer.median / ours.median
+
+
+def slower(group: Sequence[Measured]) -> bool:
+    """Whether planish loses beyond the spread: its lower quartile lies above the peer's upper one."""
+    ours, peer = _of(group, "planish"), best_peer(group)
+    return ours is not None and bool(ours.ms) and peer is not None and ours.quartiles[0] > peer.quartiles[2]
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """exp of the mean logarithm."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def latency(results: Results) -> str:
+    """Milliseconds as median (quartiles), the factor, and how near planish is to the machine's peak."""
+    engines = _engines(results)
+    rows = [[group[0].case.model, *(_cell(_of(group, e)) for e in engines), *_factor_cells(group)] for group in results]
+    lines = [_row(["model", *engines, "fastest peer / planish", "of peak"]), "|---" * (len(engines) + 3) + "|"]
+    lines += [_row(row) for row in rows]
+    factors = [f for group in results if (f := factor(group)) is not None]
+    if len(factors) > 1:
+        lines.append(_row(["geometric mean", *[""] * len(engines), f"**{geometric_mean(factors):.2f}**", ""]))
+    return "\n".join(lines)
+
+
+def line(group: Sequence[Measured]) -> str:
+    """One case as it is shown while the others are measured."""
+    cells = [f"{m.case.engine} {_cell(m)}" for m in group]
+    return f"{group[0].case.model}: " + ", ".join(cells)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join([_row(head), "|---" * len(head) + "|", *map(_row, rows)])
+
+
+def peak_share(group: Sequence[Measured]) -> float | None:
+    """Of the peak that was measured in turns with the engines: planish's operations a second."""
+    ours, peak = _of(group, "planish"), _of(group, "peak")
+    if ours is None or peak is None or not (ours.ms and peak.ms):
+        return None
+    return (ours.figures["flops"] / ours.median) / (peak.figures["flops"] / peak.median)
+
+
+def _factor_cells(group: Sequence[Measured]) -> list[str]:
+    ratio, share = factor(group), peak_share(group)
+    return ["-" if ratio is None else f"{ratio:.2f}", "-" if share is None else f"{100 * share:.0f} %"]
+
+
+def _engines(results: Results) -> list[str]:
+    return [m.case.engine for m in results[0] if m.case.engine != "peak"]
+
+
+def _of(group: Sequence[Measured], name: str) -> Measured | None:
+    return next((m for m in group if m.case.engine == name), None)
+
+
+def _cell(measured: Measured | None) -> str:
+    if measured is None or not measured.ms:
+        return "-" if measured is None else measured.refused or measured.failed
+    low, median, high = measured.quartiles
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

@@ -1,0 +1,1 @@
+"""Structural merges: sums, chains and stacks of linear operators become one."""
