@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from ..objects import ObjectCache
-from ..plan import PLAIN, Layout, block_of, memory_dtype
+from ..plan import PLAIN, Layout, memory_dtype
 from ..symbol import kernel_symbol
 from ..target import Target
 from ..template import Derive, Lowered, Packed, Task
 from ..worker import Job, KernelFailed, Pool
+from .layouts import to_layout
 
 COMPILE_SECONDS = 20.0
 """CPU time after which a candidate's compilation is given up: its code would be too large to be fast."""
@@ -136,26 +137,6 @@ def compile_candidates(
     ]
 
 
-def to_layout(array: np.ndarray, layout: Layout, dtype: str) -> np.ndarray:
-    """The logical array in `layout`, contiguous; lanes past the channels hold NaN, or the largest integer."""
-    if layout == PLAIN:
-        return np.asarray(array, order="C")
-    block = block_of(layout)
-    blocks = -(-array.shape[1] // block)
-    padded = np.full((array.shape[0], blocks * block, *array.shape[2:]), _junk(array.dtype, dtype), array.dtype)
-    padded[:, : array.shape[1]] = array
-    split = padded.reshape(array.shape[0], blocks, block, *array.shape[2:])
-    return np.ascontiguousarray(np.moveaxis(split, 2, -1))
-
-
-def from_layout(array: np.ndarray, shape: Sequence[int], layout: Layout) -> np.ndarray:
-    """The logical array of what lies in `layout`."""
-    if layout == PLAIN:
-        return array
-    merged = np.moveaxis(array, -1, 2)
-    return merged.reshape(shape[0], -1, *shape[2:])[:, : shape[1]]
-
-
 def _argument(task: Task, arg: int | Packed) -> Argument:
     packed = arg if isinstance(arg, Packed) else None
     position = arg.position if isinstance(arg, Packed) else arg
@@ -208,10 +189,3 @@ def _random(random: np.random.Generator, shape: tuple[int, ...], dtype: str, wei
     if dtype == "bfloat16":
         return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     return values.astype(dtype)
-
-
-def _junk(held: np.dtype[Any], dtype: str) -> Any:
-    """What no kernel may let reach a real element."""
-    if dtype == "bfloat16":
-        return 0x7FC0
-    return np.nan if held.kind == "f" else held.kind == "b" or np.iinfo(held).max

@@ -17,11 +17,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....errors import TuningDatabaseError
 from ..objects import default_folder
-from ..template import Choice
+
+if TYPE_CHECKING:
+    from ..template import Choice
 
 APPLICATION = 0x706C6E73
 """The mark in the file's header that says whose it is: "plns"."""

@@ -26,7 +26,7 @@ import numpy as np
 from .. import threads as pools
 from ..codegen_process import end_with, open_pipes, read_frame, write_frame
 from ..plan import Layout, from_memory
-from .candidate import from_layout
+from .layouts import from_layout
 
 SAMPLE = 300e-6
 """Seconds that one sample should last: many times what the clock and Python need."""
