@@ -1,4 +1,4 @@
-"""The `planish` command: compile, run, bench, inspect, doctor.
+"""The `planish` command: compile, tune, run, bench, inspect, doctor.
 
 Results go to standard output (`--json` for machines), progress and errors to standard error. Exit status: 0,
 1 for an error that says what is wrong and what to do, 2 for a wrong command line, 130 after Ctrl-C.
@@ -13,7 +13,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .errors import OptionError, OutputError, PlanishError
+from . import cli_tune
+from .cli_options import (
+    Eval,
+    File,
+    Inputs,
+    Json,
+    Model,
+    Numerics,
+    Precision,
+    Threads,
+    TuningDb,
+    Weights,
+    check_writable,
+    pairs,
+)
+from .errors import PlanishError
 
 app = typer.Typer(
     name="planish",
@@ -23,13 +38,10 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_tune.app, name="tune")
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the signal's number, as shells count."""
-
-File = Annotated[str, typer.Argument(metavar="FILE", help="A file that `planish compile` wrote.")]
-Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores this process may use by default.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 
 
 def main() -> NoReturn:
@@ -79,30 +91,37 @@ def _defect(error: Exception) -> PlanishError:
 
 @app.command()
 def compile(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")],
+    model: Model,
     output: Annotated[str, typer.Option("--output", "-o", help="The file to write.")],
-    input: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=SPEC", help="Example input: name=f32[1,3,224,224] or name=file.npy; repeatable."),
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="A safetensors file to load into the model.")] = None,
+    input: Inputs = None,
+    weights: Weights = None,
     target: Annotated[str, typer.Option(help='"native", an LLVM cpu name, or arch:cpu.')] = "native",
     threads: Threads = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare rewrites and code with the model.")] = False,
-    eval_mode: Annotated[bool, typer.Option("--eval", help="Call model.eval() before compiling.")] = False,
-    precision: Annotated[
-        str, typer.Option(help='"float32", or "bfloat16": weights and values in half the bytes.')
-    ] = "float32",
-    numerics: Annotated[str, typer.Option(help='"fast", or "strict": keep NaN and inf exactly.')] = "fast",
+    eval_mode: Eval = False,
+    precision: Precision = "float32",
+    numerics: Numerics = "fast",
+    tune: Annotated[
+        str, typer.Option(metavar="TIME", help="Search for faster kernels for so long: 90, 90s, 2m or 1h.")
+    ] = "0",
+    tuning_db: TuningDb = None,
     as_json: Json = False,
 ) -> None:
     """Compile MODEL for inference and write one file."""
     from . import _compiler
     from .show import show_compiled
 
-    specs = _pairs(input or [])
-    _check_writable(output)
-    options = {"target": target, "threads": threads, "verify": verify, "numerics": numerics, "precision": precision}
+    specs = pairs(input or [])
+    check_writable(output)
+    options = {
+        "target": target,
+        "threads": threads,
+        "verify": verify,
+        "numerics": numerics,
+        "precision": precision,
+        "tune": tune,
+        "tuning_db": tuning_db,
+    }
     compiled = _compiler().compile_from_command(model, specs, weights, eval_mode, options)
     compiled.save(output)
     show_compiled(output, compiled.manifest, as_json)
@@ -123,7 +142,7 @@ def run(
     from .arrays import read_array, write_arrays
     from .show import show_outputs
 
-    paths = _pairs(input or [])
+    paths = pairs(input or [])
     compiled = load(file, threads=threads)
     flat = compiled.signature.flatten_names({name: read_array(path) for name, path in paths.items()})
     values = compiled.run_flat(flat)
@@ -186,28 +205,6 @@ def _version(
 
         print(f"planish {__version__}")
         raise typer.Exit
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    """`name=value` options as a dict."""
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (equals and name and value):
-            raise OptionError(f"--input {text} is not name=value.", "Write --input x=f32[1,3,224,224] or x=file.npy.")
-        if name in pairs:
-            raise OptionError(f"--input {name} is given twice.", "Give each input once.")
-        pairs[name] = value
-    return pairs
-
-
-def _check_writable(path: str) -> None:
-    """Fail before a long compilation if the file could not be written after it."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise OutputError(f"There is no folder {folder}.", "Create it, or give another --output.")
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
-        raise OutputError(f"{path} cannot be written.", "Give the name of a file in a writable folder.")
 
 
 if __name__ == "__main__":

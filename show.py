@@ -38,6 +38,7 @@ def show_compiled(file: str, manifest: Manifest, as_json: bool) -> None:
         return
     out = _console()
     out.print(f"{escape(file)}: {_bytes(size)}, {len(_steps(manifest))} kernel calls, made for {_target(manifest)}")
+    _print_tuning(out, manifest)
     _print_passes(out, manifest)
 
 
@@ -53,11 +54,22 @@ def show_manifest(file: str, manifest: Manifest, as_json: bool) -> None:
     out.print(f"[bold]{escape(manifest['name'])}[/bold], {escape(file)}, {_bytes(size)}: {members}")
     out.print(f"made by planish {manifest['planish']} with {versions}")
     out.print(f"for {_target(manifest)}; needs {', '.join(manifest['target']['features'])}")
+    _print_tuning(out, manifest)
     for direction in ("inputs", "outputs"):
         for spec in manifest["signature"][direction]:
             out.print(f"{direction[:-1]:<6} {escape(_spec(spec))}")
     _print_passes(out, manifest)
     _print_sites(out, manifest)
+    _print_steps(out, manifest)
+
+
+def show_tuning(manifest: Manifest, as_json: bool) -> None:
+    """What tuning found: the kernels that are not the default ones, and what they gain."""
+    if as_json:
+        print_json({"name": manifest["name"], "tuning": manifest["tuning"], "kernels": manifest["calls"]["kernels"]})
+        return
+    out = _console()
+    _print_tuning(out, manifest)
     _print_steps(out, manifest)
 
 
@@ -117,6 +129,25 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
     return {**{key: manifest[key] for key in keys}, "kernel_calls": len(_steps(manifest)), "passes": passes}
 
 
+def _print_tuning(out: Console, manifest: Manifest) -> None:
+    """One or two sentences, if the model was tuned."""
+    tuning = manifest.get("tuning")
+    if tuning is None:
+        return
+    if not tuning["budget"]:
+        out.print(f"the tuning database knows {tuning['known']} of {tuning['tasks']} kernels; nothing was measured")
+        return
+    early = ", interrupted" if tuning["interrupted"] else ""
+    out.print(
+        f"tuned for {tuning['seconds']:.0f} s{early}: {tuning['tried']} candidates for {tuning['tasks']} kernels,"
+        f" {tuning['known']} of them known before; {tuning['kept']} replaced,"
+        f" {tuning['put_back']} put back because they are not faster inside the network"
+    )
+    if tuning["untuned_ms"] is not None:
+        gain = tuning["untuned_ms"] / tuning["tuned_ms"]
+        out.print(f"{tuning['untuned_ms']:.3f} ms untuned, {tuning['tuned_ms']:.3f} ms tuned: {gain:.2f} times as fast")
+
+
 def _print_passes(out: Console, manifest: Manifest) -> None:
     table = _table("pass", "applied", "refused", "nodes", "seconds")
     busy = [entry for entry in manifest["report"] if entry["applied"] or entry["refused"]]
@@ -151,16 +182,24 @@ def _grouped(entry: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
 
 def _print_steps(out: Console, manifest: Manifest) -> None:
     """The call table."""
-    table = _table("call", "kind", "kernel", "output", "layout", "MFLOP", "layers")
+    table = _table("call", "kind", "kernel", "choice", "gain", "output", "layout", "MFLOP", "layers")
     kernels = manifest["calls"]["kernels"]
     for number, step in enumerate(_steps(manifest)):
         shape = "×".join(map(str, step["shape"]))
         work = f"{step['flops'] / 1e6:.1f}"
-        template = kernels[step["symbol"]]["template"]
+        kernel = kernels[step["symbol"]]
+        choice = " ".join(f"{name}={value}" for name, value in kernel["choice"].items())
+        layers = escape(", ".join(step["layers"]))
         table.add_row(
-            str(number), step["kind"], template, shape, step["layout"], work, escape(", ".join(step["layers"]))
+            str(number), step["kind"], kernel["template"], choice, _gain(kernel), shape, step["layout"], work, layers
         )
     out.print(table)
+
+
+def _gain(kernel: Mapping[str, Any]) -> str:
+    """How many times as fast as the default a measured kernel is."""
+    tuned = kernel.get("tuned")
+    return "" if tuned is None else f"{tuned['default_seconds'] / tuned['seconds']:.2f}"
 
 
 def _steps(manifest: Manifest) -> list[dict[str, Any]]:
@@ -202,7 +241,7 @@ def _bytes(count: int) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        numeric = column in ("applied", "refused", "seconds", "min", "max", "mean", "MFLOP", "call")
+        numeric = column in ("applied", "refused", "seconds", "min", "max", "mean", "MFLOP", "call", "gain")
         table.add_column(column, justify="right" if numeric else "left")
     return table
 

@@ -16,6 +16,11 @@ def test_defaults() -> None:
     assert check_options({"threads": 2, "verify": True}) == Options(threads=2, verify=True)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("2m", 120), ("0.5h", 1800), ("0", 0)])
+def test_times_may_be_written_with_their_unit(text: str, seconds: float) -> None:
+    assert check_options({"tune": text}).tune == seconds
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -27,9 +32,13 @@ def test_defaults() -> None:
         ({"numerics": ["fast"]}, "numerics=['fast'] is neither"),
         ({"calibration": [1]}, "calibration=[1] is not available yet"),
         ({"preprocess": object}, "preprocess="),
-        ({"tuning_db": "x.sqlite"}, "tuning_db='x.sqlite' is not available yet"),
-        ({"tune": 10.0}, "tune=10.0 asks for tuning"),
-        ({"tune": "long"}, "tune='long' is not a number of seconds"),
+        ({"tuning_db": 3}, "tuning_db=3 is not the path of a file"),
+        ({"tuning_db": ""}, "tuning_db='' is not the path of a file"),
+        ({"tune": "long"}, "'long' is not a time"),
+        ({"tune": "m"}, "'m' is not a time"),
+        ({"tune": "-2m"}, "tune=-120.0 is not a number of seconds"),
+        ({"tune": float("inf")}, "tune=inf is not a number of seconds"),
+        ({"tune": float("nan")}, "tune=nan is not a number of seconds"),
         ({"tune": True}, "tune=True is not a number of seconds"),
         ({"threads": 0}, "threads=0"),
         ({"threads": 1.5}, "threads=1.5"),

@@ -1,0 +1,48 @@
+"""What several commands take: options with their help, and how their values are read."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from .errors import OptionError, OutputError
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A file that `planish compile` wrote.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=SPEC", help="Example input: name=f32[1,3,224,224] or name=file.npy; repeatable."),
+]
+Weights = Annotated[str | None, typer.Option(help="A safetensors file to load into the model.")]
+Eval = Annotated[bool, typer.Option("--eval", help="Call model.eval() before compiling.")]
+Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores this process may use by default.")]
+Precision = Annotated[str, typer.Option(help='"float32", or "bfloat16": weights and values in half the bytes.')]
+Numerics = Annotated[str, typer.Option(help='"fast", or "strict": keep NaN and inf exactly.')]
+TuningDb = Annotated[
+    str | None, typer.Option(metavar="PATH", help="The tuning database; your own while tuning.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+
+
+def pairs(texts: list[str]) -> dict[str, str]:
+    """`name=value` options as a dict."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name and value):
+            raise OptionError(f"--input {text} is not name=value.", "Write --input x=f32[1,3,224,224] or x=file.npy.")
+        if name in found:
+            raise OptionError(f"--input {name} is given twice.", "Give each input once.")
+        found[name] = value
+    return found
+
+
+def check_writable(path: str) -> None:
+    """Fail before a long compilation if the file could not be written after it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise OutputError(f"There is no folder {folder}.", "Create it, or give another --output.")
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise OutputError(f"{path} cannot be written.", "Give the name of a file in a writable folder.")

@@ -1,0 +1,76 @@
+"""`planish tune MODEL`: search for faster kernels, for as long as one likes, and keep them in the tuning database.
+
+A word after `tune` that is none of its commands is the model: `planish tune MODEL` is `planish tune model MODEL`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .cli_options import (
+    Eval,
+    Inputs,
+    Json,
+    Model,
+    Numerics,
+    Precision,
+    Threads,
+    TuningDb,
+    Weights,
+    check_writable,
+    pairs,
+)
+
+
+class _ModelFirst(TyperGroup):
+    """A group whose commands may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write the command where the first word is none."""
+        known = not args or args[0] in (*self.commands, "-h", "--help")
+        return super().parse_args(ctx, args if known else ["model", *args])
+
+
+app = typer.Typer(
+    cls=_ModelFirst,
+    help="Search for faster kernels: `planish tune MODEL`.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def model(
+    model: Model,
+    seconds: Annotated[str, typer.Option("--tune", metavar="TIME", help="How long: 90, 90s, 2m or 1h.")] = "2m",
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Write the compiled model, too.")] = None,
+    input: Inputs = None,
+    weights: Weights = None,
+    threads: Threads = None,
+    eval_mode: Eval = False,
+    precision: Precision = "float32",
+    numerics: Numerics = "fast",
+    tuning_db: TuningDb = None,
+    as_json: Json = False,
+) -> None:
+    """Tune MODEL's kernels on this machine; later compilations take them from the database."""
+    from . import _compiler
+    from .show import show_tuning
+
+    specs = pairs(input or [])
+    if output is not None:
+        check_writable(output)
+    options = {
+        "tune": seconds,
+        "tuning_db": tuning_db,
+        "threads": threads,
+        "precision": precision,
+        "numerics": numerics,
+    }
+    compiled = _compiler().compile_from_command(model, specs, weights, eval_mode, options)
+    if output is not None:
+        compiled.save(output)
+    show_tuning(compiled.manifest, as_json)
