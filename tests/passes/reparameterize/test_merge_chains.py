@@ -1,0 +1,131 @@
+"""merge_chains: each exact chain, and each that must stay."""
+
+from __future__ import annotations
+
+import pytest
+from rewriting import check_docstring, op_names, refusal, rewritten
+
+from planish.ir.text import parse_program
+from planish.passes.reparameterize import merge_chains
+from planish.passes.reparameterize.merge_chains import MergeChains
+
+MERGE = MergeChains()
+
+
+def test_docstring() -> None:
+    check_docstring(MERGE, merge_chains)
+
+
+def chain(*links: tuple[str, str, str], x: str = "2, 4, 8, 8") -> str:
+    """Convolutions in a row, each (weight type, output type, arguments); those with `+` have a bias."""
+    lines = [f"program(%x: f64[{x}]) normalized {{"]
+    lines += [f"@w{i}: f64[{weight.strip('+')}]" for i, (weight, _, _) in enumerate(links)]
+    lines += [f"@b{i}: f64[{weight.split(',')[0]}]" for i, (weight, _, _) in enumerate(links) if "+" in weight]
+    source = "%x"
+    for i, (weight, out, rest) in enumerate(links):
+        bias = f"@b{i}" if "+" in weight else "none"
+        lines.append(f"%v{i}: f64[{out}] = convolution({source}, @w{i}, {bias}, {rest})")
+        source = f"%v{i}"
+    return "\n".join([*lines, f"return {source}", "}"])
+
+
+def rest(stride: int = 1, pad: int = 0, groups: int = 1, dilation: int = 1) -> str:
+    return f"[{stride}, {stride}], [{pad}, {pad}], [{dilation}, {dilation}], false, [0, 0], {groups}"
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        (("9, 4, 3, 3+", "2, 9, 4, 4", rest(2, 1)), ("3, 9, 1, 1+", "2, 3, 4, 4", rest())),
+        (("9, 4, 1, 1", "2, 9, 8, 8", rest()), ("3, 9, 3, 3+", "2, 3, 8, 8", rest(1, 1))),
+        (("9, 4, 1, 1+", "2, 9, 8, 8", rest()), ("3, 9, 3, 3", "2, 3, 6, 6", rest())),
+        (("9, 4, 1, 1", "2, 9, 4, 4", rest(2)), ("3, 9, 3, 3", "2, 3, 2, 2", rest(2, 1, 1, 1))),
+        (("8, 2, 3, 3", "2, 8, 6, 6", rest(1, 0, 2)), ("4, 4, 1, 1", "2, 4, 6, 6", rest(1, 0, 2))),
+        (("4, 1, 3, 3", "2, 4, 8, 8", rest(1, 1, 4)), ("4, 1, 1, 1+", "2, 4, 8, 8", rest(1, 0, 4))),
+        (("4, 4, 1, 1", "2, 4, 8, 8", rest()), ("4, 4, 1, 1", "2, 4, 8, 8", rest()),
+         ("4, 4, 1, 1+", "2, 4, 8, 8", rest())),
+    ],
+    ids=["3x3-1x1", "1x1-padded", "1x1-bias-unpadded", "strides", "grouped", "depthwise-gain", "three"],
+)  # fmt: skip
+def test_chains_become_one(links: tuple[tuple[str, str, str], ...]) -> None:
+    after, _, _ = rewritten(MERGE, chain(*links))
+    assert op_names(after) == ["convolution"]
+
+
+@pytest.mark.parametrize(
+    ("links", "reason"),
+    [
+        (
+            (("4, 1, 3, 3", "2, 4, 8, 8", rest(1, 1, 4)), ("4, 4, 1, 1", "2, 4, 8, 8", rest())),
+            "one operator would take 18432 multiply-adds where v1 after v0 take 6656",
+        ),
+        (
+            (("4, 4, 3, 3", "2, 4, 8, 8", rest(1, 1)), ("1, 4, 3, 3", "2, 1, 8, 8", rest(1, 1))),
+            "the second pads what the first computes, where a kernel that spans both would see more of the input",
+        ),
+        (
+            (("4, 4, 1, 5", "2, 4, 8, 4", rest()), ("4, 4, 5, 1", "2, 4, 4, 4", rest())),
+            "one operator would take 12800 multiply-adds where v1 after v0 take 7680",
+        ),
+    ],
+    ids=["separable", "padded", "spatial"],
+)  # fmt: skip
+def test_chains_that_stay(links: tuple[tuple[str, str, str], ...], reason: str) -> None:
+    assert refusal(MERGE, chain(*links)) == reason
+
+
+def test_a_bias_before_zero_padding_leaves_a_map() -> None:
+    links = (("4, 4, 1, 1+", "2, 4, 8, 8", rest()), ("4, 4, 3, 3", "2, 4, 8, 8", rest(1, 1)))
+    after, _, _ = rewritten(MERGE, chain(*links))  # one addition costs less than the 1x1 convolution
+    assert op_names(after) == ["convolution", "add"]
+    assert list(after.weights["map"].shape) == [4, 8, 8]
+
+
+def test_a_map_that_costs_what_it_saves_is_refused() -> None:
+    links = (("4, 1, 1, 1+", "2, 4, 8, 8", rest(1, 0, 4)), ("4, 1, 3, 3", "2, 4, 8, 8", rest(1, 1, 4)))
+    assert refusal(MERGE, chain(*links)) == (
+        "its bias differs from place to place, and adding that costs what is saved"
+    )
+
+
+LINEARS = """program(%x: f64[3, 5, 8]) normalized {{
+  @a: f64[{r}, 8]
+  @b: f64[{r}]
+  @c: f64[6, {r}]
+  %p: f64[3, 5, {r}] = linear(%x, @a, @b)
+  %y: f64[3, 5, 6] = linear(%p, @c, none)
+  return {out}
+}}"""
+
+
+def test_linear_layers() -> None:
+    assert op_names(rewritten(MERGE, LINEARS.format(r=4, out="%y"))[0]) == ["linear"]
+
+
+def test_low_rank_factors_stay() -> None:
+    # 8 * 6 = 48 against 3 * (8 + 6) = 42, for 15 rows
+    assert refusal(MERGE, LINEARS.format(r=3, out="%y")) == (
+        "one operator would take 720 multiply-adds where y after p take 630"
+    )
+
+
+def test_a_value_with_other_readers_stays() -> None:
+    after, applied, refused = rewritten(MERGE, LINEARS.format(r=4, out="(%y, %p)"))
+    assert (applied, refused) == ([], [])
+    assert op_names(after) == ["linear", "linear"]
+
+
+def test_affines_between_go_with_them() -> None:
+    text = LINEARS.format(r=8, out="%y").replace("%y: ", "%q: f64[3, 5, 8] = mul.Tensor(%p, @b)\n%y: ")
+    after, _, _ = rewritten(MERGE, text.replace("linear(%p, @c", "linear(%q, @c"))
+    assert op_names(after) == ["linear"]
+
+
+def test_weights_computed_from_inputs_stay() -> None:
+    text = """program(%x: f64[3, 4], %w: f64[4, 4]) normalized {
+      @a: f64[4, 4]
+      %p: f64[3, 4] = linear(%x, %w, none)
+      %y: f64[3, 4] = linear(%p, @a, none)
+      return %y
+    }"""
+    assert rewritten(MERGE, parse_program(text))[1:] == ([], [])
