@@ -64,15 +64,17 @@ class Engine:
         """Run main; the results are fresh tensors."""
         return self._in_pool(lambda: self._run(tensors))
 
-    def observe(self, tensors: Sequence[Any], observer: Callable[..., Any]) -> list[Any]:
-        """Run main with `observer(function, name, before, result, *args)` around each kernel."""
+    def observed(self, tensors: Sequence[Any], observer: Callable[..., Any]) -> Callable[[], list[Any]]:
+        """A way to run main with `observer(function, name, before, result, *args)` around each kernel."""
+        machine = self._machine()
+        machine["set_instrument"](observer)
+        main = machine["main"]
+        return lambda: self._in_pool(lambda: list(main(*tensors, *self.weight_tensors)))
 
-        def run() -> list[Any]:
-            machine = self._machine()
-            machine["set_instrument"](observer)
-            return list(machine["main"](*tensors, *self.weight_tensors))
-
-        return self._in_pool(run)
+    def run_kernel(self, symbol: str, arrays: Sequence[Any]) -> None:
+        """Call one kernel of the code by itself."""
+        kernel, tensors = self._kernel(symbol), [self.tensor(array) for array in arrays]
+        self._in_pool(lambda: kernel(*tensors))
 
     def _kernel(self, symbol: str) -> Callable[..., Any]:
         kernel: Callable[..., Any] = self._module.get_function(symbol, query_imports=True)

@@ -9,6 +9,7 @@ calls work; but such a child must end as multiprocessing's do, by os._exit, sinc
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from ...ir.signature import Signature, TensorSpec
 from . import selftest, tensors
 from .artifact import Artifact, Contents
 from .engine import Engine
+from .limits import find
 from .profile import Profile, measure
 from .threads import check_threads
 
@@ -123,10 +125,11 @@ class Compiled:
         self._artifact.save(path)
 
     def profile(self, *args: Any, runs: int = 10, **kwargs: Any) -> Profile:
-        """Time each kernel call on these inputs; the medians of `runs` calls, by layer."""
-        arguments = self._accept(self.signature.flatten(args, kwargs))
-        self._engine.call(arguments)
-        return self.profile_arguments(arguments, runs)
+        """Time each kernel call on these inputs, by layer, beside the machine's limits; medians of `runs` calls."""
+        engine, arguments = self._engine, self._accept(self.signature.flatten(args, kwargs))
+        limits = find(self._calls["probes"], engine.run_kernel)
+        observed = functools.partial(engine.observed, arguments)
+        return measure(observed, self._calls, runs, lambda: engine.call(arguments), limits, self.threads)
 
     def selftest(self) -> float:
         """Run the vector inside the artifact; the largest difference relative to the outputs' scale.
@@ -157,7 +160,7 @@ class Compiled:
 
     def profile_arguments(self, arguments: Sequence[Any], runs: int) -> Profile:
         """Time each kernel call of `runs` runs."""
-        return measure(lambda observer: self._engine.observe(arguments, observer), self._calls, runs)
+        return measure(functools.partial(self._engine.observed, arguments), self._calls, runs)
 
     def __repr__(self) -> str:
         """Name, signature and target."""
