@@ -258,7 +258,9 @@ def test_refusals(kernel: list[int], stride: int, dilation: int, groups: int, wh
 
 
 def test_a_volume_is_refused() -> None:
-    refused = Winograd(4, anywhere=True).wants(make_task(conv([0, 1, 1]), layer((1, 20, 2, 6, 9), 24), (1, 2), anchor=CONV))
+    refused = Winograd(4, anywhere=True).wants(
+        make_task(conv([0, 1, 1]), layer((1, 20, 2, 6, 9), 24), (1, 2), anchor=CONV)
+    )
     assert isinstance(refused, Refused)
     assert "not 3x3 over an image" in refused.reason
 

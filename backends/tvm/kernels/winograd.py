@@ -29,12 +29,12 @@ from typing import Any
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
 from ..ops.lanes import once
-from ..template import Choice, Lowered, Refused, Task, Wants
+from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .accumulate import Accumulators, part_end
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .window import Axis, Run, runs
-from .winograd_cost import Blocking, pays, plan_blocking, suits
+from .winograd_cost import Blocking, blocking_of, blockings_to_try, pays, plan_blocking, suits
 from .winograd_points import apply, matrices
 from .winograd_weights import packed_weight
 
@@ -72,14 +72,24 @@ class Winograd:
         return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """In how many blocks the tiles are cut, register tiles, and how many tasks share a block's output channels."""
+        conv = read_conv(task)
+        assert isinstance(conv, Conv)
+        return distinct(_choice(blocking) for blocking in blockings_to_try(conv, self.m, task.target))
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the blocks, then write the kernel."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)
-        return _Kernel(task, conv, plan_blocking(conv, self.m, task.target)).lower()
+        if choice is None:
+            return _Kernel(task, conv, plan_blocking(conv, self.m, task.target)).lower()
+        cut = int(choice["cut"]), str(choice["tile"]), int(choice["groups"])
+        return _Kernel(task, conv, blocking_of(conv, self.m, task.target, *cut)).lower()
+
+
+def _choice(blocking: Blocking) -> Choice:
+    """A blocking as tuning writes it."""
+    return {"cut": blocking.tile_blocks, "tile": f"{blocking.rows}x{blocking.blocks}", "groups": blocking.groups}
 
 
 class _Kernel:

@@ -23,7 +23,7 @@ from math import prod
 
 from ..target import Target
 from .conv import Conv
-from .tiles import Product, Tile, choose
+from .tiles import Product, Tile, choose, tiles_to_try
 from .window import Axis, split_evenly
 from .winograd_points import TAPS
 
@@ -111,6 +111,26 @@ def plan_blocking(conv: Conv, m: int, target: Target) -> Blocking:
     return min(_blockings(conv, m, target), key=lambda b: cycles(b, target))
 
 
+def blockings_to_try(conv: Conv, m: int, target: Target, count: int = 8) -> list[Blocking]:
+    """The blockings of fewest cycles, the first of them also with other register tiles."""
+    few = sorted(_blockings(conv, m, target), key=lambda b: cycles(b, target))[:count]
+    best = few[0]
+    out_blocks = best.chunks * best.blocks
+    product = _product(best.tiles, out_blocks, conv.channels, m, target)
+    tiles = tiles_to_try(product, target, Tile(best.rows, best.blocks, target.block), count)
+    names = (f"{tile.rows}x{tile.blocks}" for tile in tiles)
+    return [*few, *(blocking_of(conv, m, target, best.tile_blocks, name, best.groups) for name in names)]
+
+
+def blocking_of(conv: Conv, m: int, target: Target, tile_blocks: int, tile: str, groups: int) -> Blocking:
+    """The blocking that a choice names."""
+    register = Tile.parse(tile, target.block)
+    total = conv.batch * prod(-(-a.out // m) for a in conv.axes[1:])
+    chunks = -(-conv.out_channels // target.block) // register.blocks
+    each = -(-chunks // groups)
+    return Blocking(m, total, tile_blocks, register.rows, register.blocks, chunks, each, conv.channels)
+
+
 def _blockings(conv: Conv, m: int, target: Target) -> Iterator[Blocking]:
     """All blockings whose scratch fits; at least one tile at a time."""
     total = conv.batch * prod(-(-a.out // m) for a in conv.axes[1:])
@@ -129,7 +149,11 @@ def _blockings(conv: Conv, m: int, target: Target) -> Iterator[Blocking]:
 
 
 def _register_tile(tiles: int, out_blocks: int, channels: int, m: int, target: Target) -> Tile:
-    return choose(Product(tiles, out_blocks, channels, (m + 2) ** 2 * target.threads), target, target.block)
+    return choose(_product(tiles, out_blocks, channels, m, target), target, target.block)
+
+
+def _product(tiles: int, out_blocks: int, channels: int, m: int, target: Target) -> Product:
+    return Product(tiles, out_blocks, channels, (m + 2) ** 2 * target.threads)
 
 
 def cycles(plan: Blocking, target: Target) -> float:
