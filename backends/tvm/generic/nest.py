@@ -21,15 +21,19 @@ from .access import Axis, choose_axis, merge_reduced, row_prefix
 from .region import PARALLEL_ELEMENTS, RegionBuilder, as_truth, in_memory
 from .stage import Stage
 
-_TASKS = 64
-_WIDE = 4
+TASKS = (64, 8, 512)
+"""Tasks that the parallel loop should have for each thread; the first is the default."""
+
+WIDE = (4, 2, 8, 1)
+"""Vector registers that one step of a sum fills."""
 
 
 class Nest:
     """Emits the loops of one region."""
 
-    def __init__(self, builder: RegionBuilder) -> None:
-        """The builder's last stage is the region's result."""
+    def __init__(self, builder: RegionBuilder, tasks: int = TASKS[0], wide: int = WIDE[0]) -> None:
+        """The builder's last stage is the region's result; `tasks` and `wide` as above."""
+        self.tasks, self.wide = tasks, wide
         self.b = builder
         self.f = builder.f
         self.stages = builder.stages
@@ -85,7 +89,7 @@ class Nest:
         self, outer: list[int], counts: list[int], blocks: int, finish: Callable[[dict[int, Expr], Expr], None]
     ) -> None:
         """Fuse as many outer loops as make enough tasks, vector blocks last."""
-        split = next((k for k in range(len(counts) + 1) if prod(counts[:k]) >= _TASKS * self.threads), len(counts))
+        split = next((k for k in range(len(counts) + 1) if prod(counts[:k]) >= self.tasks * self.threads), len(counts))
         tasks = prod(counts[:split])
         if tasks >= 4 * self.threads or blocks == 1:
             with self.f.parallel(tasks) as task:
@@ -124,7 +128,7 @@ class Nest:
         if stage.domain.blocked:
             return extent, 1
         lanes = self.f.task.target.lanes
-        wide = lanes * _WIDE if stage.reduce and extent % (lanes * _WIDE) == 0 else lanes
+        wide = lanes * self.wide if stage.reduce and extent % (lanes * self.wide) == 0 else lanes
         width = min(extent, wide)
         return width, -(-extent // width)
 
@@ -234,7 +238,7 @@ class Nest:
         """Aggregate along a contiguous axis: lane-wide partial results, then a tree over the lanes."""
         assert d is not None
         lanes, extent = self.f.task.target.lanes, stage.reduce[d]
-        width = lanes * _WIDE if extent >= 2 * lanes * _WIDE else min(lanes, extent)
+        width = lanes * self.wide if extent >= 2 * lanes * self.wide else min(lanes, extent)
         index = stage.domain.logical(position)
         acc = self._accumulator(stage, width)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from ..target import Target
 from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import broadcast_index, dtype_of, shape_of
 from .builders import BUILDERS
-from .nest import Nest
-from .region import RegionBuilder
+from .nest import TASKS, WIDE, Nest
+from .region import PARALLEL_ELEMENTS, RegionBuilder
 from .stage import Domain, Field
 
 
@@ -36,11 +37,15 @@ class Generic:
         return Wants({}, output_layout(task))
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """How fine the parallel loop is cut, and how wide sums are; for what is large enough to have that loop."""
+        moved = max(prod(value.shape) for value in (*task.inputs, task.output))
+        if moved <= PARALLEL_ELEMENTS:
+            return ()
+        return [{"tasks": tasks, "wide": wide} for tasks in TASKS for wide in WIDE]
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Build fields and stages, then their loops."""
+        chosen = {"tasks": TASKS[0], "wide": WIDE[0]} if choice is None else choice
         layout = output_layout(task)
         region = task.region
         used = tuple(i for i, p in enumerate(region.placeholders) if p.users)
@@ -52,8 +57,8 @@ class Generic:
                 if node.op == "call_function":
                     builder.fields[node] = builder.once(node, _field(builder, node))
             _finish(builder, region.result, Domain(task.output.shape, layout))
-            Nest(builder).emit()
-        return Lowered(f.func, f.args, layout)
+            Nest(builder, int(chosen["tasks"]), int(chosen["wide"])).emit()
+        return Lowered(f.func, f.args, layout, chosen)
 
 
 def _field(builder: RegionBuilder, node: fx.Node) -> Field:

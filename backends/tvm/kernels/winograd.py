@@ -121,11 +121,7 @@ class _Kernel:
             h, w = conv.axes[1].size, conv.axes[2].size
             self.x = f.alias(f.inputs[conv.x], (conv.batch, self.in_blocks, h, w, self.block))
             self._emit()
-        choice = {
-            "m": self.m, "tiles": blocking.tiles, "rows": blocking.rows, "blocks": blocking.blocks,
-            "groups": blocking.groups,
-        }  # fmt: skip
-        return Lowered(f.func, f.args, self.layout, choice)
+        return Lowered(f.func, f.args, self.layout, _choice(blocking))
 
     def _emit(self) -> None:
         """The parallel loop over groups of output channels and blocks of tiles."""
