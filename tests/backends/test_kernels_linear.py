@@ -132,3 +132,17 @@ def test_a_slice_after_the_anchor_is_refused() -> None:
     refused = Gemm().wants(make_task(fn, [randn(3, 4), randn(5, 4)], (1,), anchor=LINEAR))
     assert isinstance(refused, Refused)
     assert "cannot be folded" in refused.reason
+
+
+def test_weights_larger_than_the_cache_are_asked_for_ahead() -> None:
+    """256 x 640 weights are 640 KB; one row reads them from memory, many rows keep the rows where they are."""
+    weights = [randn(640, 256), randn(640)]
+    one, many = ([randn(rows, 256), *weights] for rows in (1, 130))
+    fn = lambda x, w, b: LINEAR(x, w, b)  # noqa: E731
+    single, full = (Gemm().emit(make_task(fn, x, (1, 2), anchor=LINEAR)) for x in (one, many))
+    assert (single.choice["ahead"], single.choice["order"]) == (64, "weights")
+    assert (full.choice["ahead"], full.choice["order"]) == (256, "rows")
+    small = Gemm().emit(make_task(fn, [randn(130, 64), randn(64, 64), randn(64)], (1, 2), anchor=LINEAR))
+    assert small.choice["ahead"] == 0
+    assert ["llvm_intrin" in str(kernel.func) for kernel in (single, full, small)] == [True, True, False]
+    check(Gemm(), fn, many, (1, 2), anchor=LINEAR)

@@ -1,4 +1,4 @@
-"""Direct convolution (1d, 2d, 3d) in blocked channels, float32.
+"""Direct convolution (1d, 2d, 3d) in blocked channels, float32 or bfloat16.
 
     y[n, o, z] = epilogue(b[o] + sum over c, taps k of z:  x[n, c, z*stride - pad + k*dilation] * w[o, c, k])
 
@@ -9,6 +9,8 @@ are packed in the order in which they are read, so that a core reads them as one
     [chunk of output blocks][input block][kd][kh][channel in block][kw][block of the chunk][lane]
 
 The input may be PLAIN as well (it is only ever read one scalar at a time): that is how an RGB stem reads an image.
+
+Where the CPU multiplies pairs of bfloat16, a step of the sum is a pair of channels: [...][pair in block][kw]...[lane][2].
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class ConvDirect:
         anchor: Any = task.region.anchor_node
         if reason := check_epilogue(task, anchor, layout):
             return Refused(reason)
-        few = conv.channels < block or prod(a.size for a in conv.axes) == 1
+        one = prod(a.size for a in conv.axes) == 1
+        few = one or (conv.channels < block and not in_pairs(conv, task))
         first: tuple[Layout, ...] = (PLAIN, layout) if few else (layout,)
         return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
 
@@ -112,6 +115,14 @@ def lanes_of(conv: Conv, block: int) -> int:
 def inner_of(conv: Conv, block: int) -> int:
     """Input channels that are read in a row: a block, or the largest part of one within group and block."""
     return min(block, conv.channels) if conv.groups == 1 else gcd(block, conv.channels // conv.groups)
+
+
+def in_pairs(conv: Conv, task: Task) -> bool:
+    """Whether channels are multiplied two at a time. What ends at an odd channel does not begin a pixel in memory."""
+    x, block = task.inputs[conv.x], task.target.block
+    if x.dtype != "bfloat16" or not has_dot(task.target) or lanes_of(conv, block) not in DOT_LANES:
+        return False
+    return inner_of(conv, block) > 1 and (x.layout != PLAIN or conv.channels % 2 == 0 or conv.channels < block)
 
 
 _WAIT = 0.25
