@@ -17,7 +17,7 @@ from torch import fx
 from planish.backends.tvm.compat import tirx, tvm
 from planish.backends.tvm.plan import PLAIN, Value, block_of, physical_shape
 from planish.backends.tvm.target import Target
-from planish.backends.tvm.template import Lowered, Packed, Refused, Task, Template
+from planish.backends.tvm.template import Choice, Lowered, Packed, Refused, Task, Template
 from planish.ir.program import Region
 
 HOST = Target.host(threads=2)
@@ -144,8 +144,11 @@ def derive(arg: Packed, weight: np.ndarray, target: Target) -> Any:
     return made
 
 
-def build(template: Template, task: Task) -> Built:
-    """Emit and compile; inputs that come in a layout that the template does not take are converted first."""
+def build(template: Template, task: Task, choose: Callable[[Sequence[Choice]], Choice | None] | None = None) -> Built:
+    """Emit and compile what `choose` takes from the template's space, or the default.
+
+    Inputs that come in a layout that the template does not take are converted first.
+    """
     wants = template.wants(task)
     assert not isinstance(wants, Refused), wants.reason
     inputs = list(task.inputs)
@@ -154,7 +157,7 @@ def build(template: Template, task: Task) -> Built:
             old = inputs[position]
             inputs[position] = Value(old.name, old.shape, old.dtype, layouts[0], False)
     task = Task(task.region, tuple(inputs), task.constants, task.output, task.target, task.hint)
-    lowered = template.emit(task)
+    lowered = template.emit(task, None if choose is None else choose(template.space(task)))
     assert lowered.output == wants.output
     return Built(task, lowered, tvm.compile(tvm.IRModule({"main": lowered.func}), target=task.target.tvm_target()))
 
