@@ -96,8 +96,8 @@ def _dots() -> Any:
     """acc = acc + pair . pair, in bfloat16's dot product."""
 
     def body(pairs: Any, out: Any) -> None:
-        with dot_products():
-            _repeat(out, 16, lambda vector: dot(vector, tirx.const(0x3F803F80, "int32"), pairs, [0]))
+        with dot_products(16):
+            _repeat(out, 16, lambda vector: dot(vector, 16, tirx.const(0x3F803F80, "int32"), pairs, [0]))
 
     return _function({"pairs": ((1, 16), "int32"), "out": ((TASKS, 16), "float32")}, body)
 
