@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..compat import tirx
+from .bfloat16 import dot
 from .emit import Buffer, Expr, Function, const
 
 PART = 192
@@ -69,6 +70,10 @@ class Accumulators:
         vector = self.vectors[row][block]
         with self._f.lanes(self.lanes) as v:
             self._f.store(vector, vector[v] + scalar * factors[(*place, v)], [v])
+
+    def add_pair(self, row: int, block: int, pair: Expr, factors: Buffer, place: tuple[Expr, ...]) -> None:
+        """Add both products of a pair of bfloat16 numbers to one vector."""
+        dot(self.vectors[row][block], self.lanes, pair, factors, place)
 
     def total(self, row: int, block: int) -> Buffer:
         """The finished sum."""

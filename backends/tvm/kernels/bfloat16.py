@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..compat import T, tirx, tvm
 from ..ops.lanes import once, open_lanes
 from ..ops.scalar import const, isnan, select
@@ -28,16 +30,20 @@ DOT_FEATURE = "avx512bf16"
 
 _ROUND = {16: "llvm.x86.avx512bf16.cvtneps2bf16.512", 8: "llvm.x86.avx512bf16.cvtneps2bf16.256"}
 
-_DOT = "planish_dot_bfloat16"
-_DOT_SOURCE = f"""
-declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
-define linkonce_odr hidden <16 x float> @{_DOT}(<16 x float> %acc, <16 x i32> %x, <16 x i32> %w) alwaysinline {{
-  %a = bitcast <16 x i32> %x to <32 x bfloat>
-  %b = bitcast <16 x i32> %w to <32 x bfloat>
-  %sum = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %acc, <32 x bfloat> %a, <32 x bfloat> %b)
-  ret <16 x float> %sum
+DOT_LANES = (16, 8, 4)
+"""Vectors that `dot` adds to."""
+
+_DOT = "planish_dot_bfloat16_{n}"
+_DOT_SOURCE = """
+declare <{n} x float> @llvm.x86.avx512bf16.dpbf16ps.{bits}(<{n} x float>, <{m} x bfloat>, <{m} x bfloat>)
+define linkonce_odr hidden <{n} x float> @{name}(<{n} x float> %acc, <{n} x i32> %x, <{n} x i32> %w) alwaysinline {{
+  %a = bitcast <{n} x i32> %x to <{m} x bfloat>
+  %b = bitcast <{n} x i32> %w to <{m} x bfloat>
+  %r = call <{n} x float> @llvm.x86.avx512bf16.dpbf16ps.{bits}(<{n} x float> %acc, <{m} x bfloat> %a, <{m} x bfloat> %b)
+  ret <{n} x float> %r
 }}
 """
+"""TVM cannot call the intrinsic, since it has no LLVM type for bfloat16; so the call is LLVM's own text, inlined."""
 
 
 def has_dot(target: Target) -> bool:
@@ -102,19 +108,22 @@ def rounded(value: Expr) -> Expr:
 
 
 @contextmanager
-def dot_products() -> Iterator[None]:
-    """What is emitted inside may call `dot`."""
-    with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", _DOT_SOURCE):
+def dot_products(lanes: int = 16) -> Iterator[None]:
+    """What is emitted inside may call `dot` on vectors of `lanes`."""
+    name = _DOT.format(n=lanes)
+    source = _DOT_SOURCE.format(name=name, n=lanes, m=2 * lanes, bits=32 * lanes)
+    with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", source):
         yield
 
 
-def dot(acc: Buffer, pair: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
-    """acc[v] += pair . weights[place, v]; `weights` holds a pair in each int32, `acc` is one vector."""
-    lanes = tirx.Ramp(0, 1, 16)
-    product = tirx.call_pure_extern("float32x16", _DOT, acc[lanes], tirx.Broadcast(pair, 16), weights[(*place, lanes)])
-    T.buffer_store(acc, product, [lanes])
+def dot(acc: Buffer, lanes: int, pair: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
+    """acc[v] += pair . weights[place, v]; `pair` is an int32, `weights` holds one for each lane."""
+    every = tirx.Ramp(0, 1, lanes)
+    operands = acc[every], tirx.Broadcast(pair, lanes), weights[(*place, every)]
+    T.buffer_store(acc, tirx.call_pure_extern(f"float32x{lanes}", _DOT.format(n=lanes), *operands), [every])
 
 
-def first_of_pair(stored: Expr) -> Expr:
-    """A pair whose second number is zero, which nothing of what lies beside it can make NaN."""
-    return tirx.Cast("int32", stored)
+def pack_pairs(array: np.ndarray, axis: int) -> np.ndarray:
+    """Neighbours along `axis` of an array of bits as one int32 each, the first in the low half."""
+    low, high = (np.take(array, range(k, array.shape[axis], 2), axis).astype(np.uint32) for k in (0, 1))
+    return (low | high << np.uint32(16)).view(np.int32)

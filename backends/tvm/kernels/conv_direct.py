@@ -10,7 +10,7 @@ are packed in the order in which they are read, so that a core reads them as one
 
 The input may be PLAIN as well (it is only ever read one scalar at a time): that is how an RGB stem reads an image.
 
-Where the CPU multiplies pairs of bfloat16, a step of the sum is a pair of channels: [...][pair in block][kw]...[lane][2].
+Where the CPU multiplies pairs of bfloat16, a step of the sum is a pair of channels, which lie side by side in x and w.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import numpy as np
 
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
-from ..plan import PLAIN, Layout
+from ..plan import PLAIN, Layout, itemsize
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .accumulate import PART, Accumulators, part_end, parts_of
 from .ahead import AHEAD, look_ahead
+from .bfloat16 import DOT_LANES, dot_products, has_dot, pack_pairs
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
@@ -54,7 +55,7 @@ class ConvDirect:
         if reason := check_epilogue(task, anchor, layout):
             return Refused(reason)
         one = prod(a.size for a in conv.axes) == 1
-        few = one or (conv.channels < block and not in_pairs(conv, task))
+        few = one or (conv.channels < block and not has_pairs(conv, task))
         first: tuple[Layout, ...] = (PLAIN, layout) if few else (layout,)
         return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
 
@@ -117,12 +118,10 @@ def inner_of(conv: Conv, block: int) -> int:
     return min(block, conv.channels) if conv.groups == 1 else gcd(block, conv.channels // conv.groups)
 
 
-def in_pairs(conv: Conv, task: Task) -> bool:
-    """Whether channels are multiplied two at a time. What ends at an odd channel does not begin a pixel in memory."""
-    x, block = task.inputs[conv.x], task.target.block
-    if x.dtype != "bfloat16" or not has_dot(task.target) or lanes_of(conv, block) not in DOT_LANES:
-        return False
-    return inner_of(conv, block) > 1 and (x.layout != PLAIN or conv.channels % 2 == 0 or conv.channels < block)
+def has_pairs(conv: Conv, task: Task) -> bool:
+    """Whether channels are multiplied two at a time, where two lie side by side."""
+    narrow = task.inputs[conv.x].dtype == "bfloat16" and has_dot(task.target)
+    return narrow and lanes_of(conv, task.target.block) in DOT_LANES and inner_of(conv, task.target.block) > 1
 
 
 _WAIT = 0.25
@@ -167,6 +166,10 @@ class DirectKernel:
         self.axes = (Axis(1, 1), Axis(1, 1), Axis(pixels, pixels)) if self.flat else conv.axes
         self.in_channels = conv.channels // conv.groups
         self.in_blocks = -(-self.in_channels // self.inner)
+        one_pixel = prod(a.size for a in conv.axes) == 1
+        beside = task.inputs[conv.x].layout != PLAIN or (one_pixel and conv.channels % 2 == 0)
+        self.pairs = beside and has_pairs(conv, task)
+        self.steps = -(-self.inner // 2) if self.pairs else self.inner
         self.chunks = -(-conv.out_channels // self.lanes) // tile.blocks
         self.rows = Rows.plan(self.axes[2], tile.rows, tile.blocks)
         self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
@@ -182,7 +185,8 @@ class DirectKernel:
 
     @property
     def _weight_bytes(self) -> int:
-        return 4 * self.conv.out_channels * self.in_channels * prod(a.kernel for a in self.conv.axes)
+        each = itemsize(self.task.inputs[self.conv.w].dtype)
+        return each * self.conv.out_channels * self.in_channels * prod(a.kernel for a in self.conv.axes)
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -193,7 +197,8 @@ class DirectKernel:
             weights.append(pack_bias(self.conv.bias, self.chunks * self.tile.columns, self.lanes))
         self.exact = self.conv.out_channels % self.lanes != 0 and reads_exact_lanes(self.task, operands)
         anchor: Any = self.task.region.anchor_node
-        with Function(self.task, self.layout, operands, weights) as f:
+        dots = dot_products(self.lanes) if self.pairs else nullcontext()
+        with Function(self.task, self.layout, operands, weights) as f, dots:
             self.f = f
             self.epilogue = Epilogue(f, anchor)
             self.x = self._input_view()
@@ -201,12 +206,16 @@ class DirectKernel:
         return Lowered(f.func, f.args, self.layout, self.choice)
 
     def _input_view(self) -> Buffer:
-        """The input as [n, channel or block, d, h, w(, lane)]."""
+        """The input as [n, channel or block, d, h, w(, lane)]; as [..., pair] in pairs."""
         value = self.task.inputs[self.conv.x]
         space = tuple(a.size for a in self.axes)
         block = self.task.target.block
         plain = value.layout == PLAIN
         channels, lane = (self.conv.channels, ()) if plain else (-(-self.conv.channels // block), (block,))
+        if self.pairs and plain:
+            return self.f.pairs(self.f.inputs[self.conv.x], (self.conv.batch, channels // 2, *space))
+        if self.pairs:
+            return self.f.pairs(self.f.inputs[self.conv.x], (self.conv.batch, channels, *space, block // 2))
         return self.f.alias(self.f.inputs[self.conv.x], (self.conv.batch, channels, *space, *lane))
 
     def _emit(self) -> None:
@@ -236,7 +245,8 @@ class DirectKernel:
     def _keep_weights(self) -> bool:
         """Whether each chunk's weights are read once and the input once a chunk, or the input once (see L2_BYTES)."""
         weights = self._weight_bytes
-        image = 4 * self.conv.batch * self.conv.channels * prod(a.size for a in self.axes)
+        each = itemsize(self.task.inputs[self.conv.x].dtype)
+        image = each * self.conv.batch * self.conv.channels * prod(a.size for a in self.axes)
         rows = self.conv.batch * self.axes[0].out * self.axes[1].out * (self.rows.count if self.flat else 1)
         chunk_first = weights + image * (self.chunks if image > L2_BYTES else 1)
         row_first = image + weights * (rows if weights > L2_BYTES else 1)
@@ -246,8 +256,10 @@ class DirectKernel:
         """Accumulate one tile and store it."""
         f, width = self.f, run.width if run else 1
         taps = prod(a.reach for a in self.axes)
-        by_row = taps * self.inner > 2 * PART
+        by_row = taps * self.inner > 2 * PART and not self.pairs
         parts, size = (self.in_blocks, 1) if by_row else parts_of(self.in_blocks, taps * self.inner)
+        if self.pairs:  # the sum of rounded products needs no more than one accumulator
+            parts, size = 1, self.in_blocks
         acc = Accumulators(f, width, self.tile.blocks, self.lanes, by_row or parts > 1)
         acc.start(lambda b, v: self._initial(at.chunk * self.tile.blocks + b, v))
         (z_low, z_high), (y_low, y_high) = self.axes[0].bounds(at.z), self.axes[1].bounds(at.y)
@@ -261,6 +273,7 @@ class DirectKernel:
             loops.enter_context(acc.part() if by_row else nullcontext())
             ii = loops.enter_context(f.serial(lanes))
             self._look_ahead(at, (ic, kd, kh), ii)
+            self.mask = self._mask(ic, ii)
 
             def each(kw: Expr, pixels: Iterable[int]) -> None:
                 self._multiply(acc, at, (ic, kd, kh, ii, kw), start, pixels)
@@ -275,10 +288,18 @@ class DirectKernel:
         look_ahead(self.f, self.f.weights[0], (at.chunk, ic, *kept, ii), self.ahead)
 
     def _lanes_of(self, ic: Expr) -> Expr:
-        """Input channels in block `ic`: never a lane past the last channel."""
+        """Steps in block `ic`: never a lane past the last channel."""
         if self.in_channels % self.inner == 0:
-            return self.inner
-        return self.f.let(tirx.min(self.inner, self.in_channels - ic * self.inner))
+            return self.steps
+        rest = self.in_channels - ic * self.inner
+        return self.f.let(tirx.min(self.steps, tirx.floordiv(rest + 1, 2) if self.pairs else rest))
+
+    def _mask(self, ic: Expr, ii: Expr) -> Expr:
+        """What to keep of a pair; of the last of an odd number of channels only the first."""
+        if not self.pairs or self.in_channels % 2 == 0:
+            return None
+        whole = ic * self.inner + 2 * ii + 1 < self.in_channels
+        return self.f.let(tirx.Select(whole, tirx.const(-1, "int32"), tirx.const(0xFFFF, "int32")))
 
     def _multiply(
         self, acc: Accumulators, at: Place, tap: tuple[Expr, ...], start: Expr, pixels: Iterable[int]
@@ -290,18 +311,21 @@ class DirectKernel:
             outs, taps = (at.z, at.y, start + i), (kd, kh, kw)
             where = [a.source(p, k) for a, p, k in zip(self.axes, outs, taps, strict=True)]
             kept = [a.kept(p, k) for a, p, k in zip(self.axes, outs, taps, strict=True)]
+            add = acc.add_pair if self.pairs else acc.add
             for b in range(self.tile.blocks):
                 x = self._x(at, ic, ii, where)
-                acc.add(i, b, x, weight, (at.chunk, ic, kept[0], kept[1], ii, kept[2], b))
+                add(i, b, x, weight, (at.chunk, ic, kept[0], kept[1], ii, kept[2], b))
 
     def _x(self, at: Place, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
-        """One scalar of the input."""
+        """One scalar of the input, or one pair."""
         group = at.chunk // (self.chunks // self.conv.groups) if self.conv.groups > 1 else 0
         first = group * self.in_channels + ic * self.inner
+        each = 2 if self.pairs else 1
         if self.task.inputs[self.conv.x].layout == PLAIN:
-            return self.x[(at.n, first + ii, *where)]
+            return self.x[(at.n, self.f.simplify(first // each) + ii, *where)]
         block = self.task.target.block
-        return self.x[(at.n, self.f.simplify(first // block), *where, self.f.simplify(first % block) + ii)]
+        x = self.x[(at.n, self.f.simplify(first // block), *where, self.f.simplify(first % block // each) + ii)]
+        return x if self.mask is None else tirx.bitwise_and(x, self.mask)
 
     def _initial(self, block: Expr, v: Expr) -> Expr:
         return const(0.0) if self.conv.bias is None else self.f.weights[1][block * self.lanes + v]
@@ -337,16 +361,19 @@ class DirectKernel:
         return index
 
     def _pack_weight(self) -> PackedArg:
-        """[chunk, ic, kd, kh, ii, kw, block, lane], zeros in the lanes past the channels."""
-        lanes, inner, tile = self.lanes, self.inner, self.tile
+        """[chunk, ic, kd, kh, ii, kw, block, lane], zeros in the lanes past the channels; `ii` counts pairs of them."""
+        lanes, tile, pairs = self.lanes, self.tile, self.pairs
+        inner = 2 * self.steps if pairs else self.steps
         kernel = tuple(a.kernel for a in self.axes)
-        dims = (self.chunks, self.in_blocks, kernel[0], kernel[1], inner, kernel[2], tile.blocks, lanes)
+        dims = (self.chunks, self.in_blocks, kernel[0], kernel[1], self.steps, kernel[2], tile.blocks, lanes)
         outs, ins = self.chunks * tile.columns, self.in_blocks * inner
 
         def pack(weight: np.ndarray) -> np.ndarray:
             padded = np.zeros((outs, ins, *kernel), weight.dtype)
             padded[: weight.shape[0], : weight.shape[1]] = weight.reshape(*weight.shape[:2], *kernel)
             split = padded.reshape(self.chunks, tile.blocks, lanes, self.in_blocks, inner, *kernel)
-            return np.ascontiguousarray(split.transpose(0, 3, 5, 6, 4, 7, 1, 2))
+            ordered = split.transpose(0, 3, 5, 6, 4, 7, 1, 2)
+            return np.ascontiguousarray(pack_pairs(ordered, 4) if pairs else ordered)
 
-        return PackedArg(Packed(self.conv.w, f"Oidhi{inner}w{tile.blocks}o{lanes}", pack), dims)
+        key = f"Oidhi{inner}w{tile.blocks}o{lanes}{'p' * pairs}"
+        return PackedArg(Packed(self.conv.w, key, pack), dims, "int32" if pairs else None)

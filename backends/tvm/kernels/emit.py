@@ -202,6 +202,11 @@ class Function:
             return replace(buffer, bits=self.alias(buffer.bits, shape))
         return T.decl_buffer(tuple(shape), buffer.dtype, data=buffer.data, align=buffer.data_alignment)
 
+    def pairs(self, buffer: Buffer, shape: Sequence[int]) -> Buffer:
+        """A buffer of bfloat16 as int32, each the bits of two neighbours: half as many elements."""
+        bits = buffer.bits
+        return T.decl_buffer(tuple(shape), "int32", data=bits.data, align=bits.data_alignment)
+
     def prefetch(self, buffer: Buffer, index: Sequence[Expr], locality: int = 2) -> None:
         """Ask for a cache line (locality 3 = L1, 2 = L2); harmless past the end."""
         intrinsic = T.llvm_lookup_intrinsic_id("llvm.prefetch.p0")
