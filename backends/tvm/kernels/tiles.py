@@ -93,11 +93,16 @@ def tiles_to_try(product: Product, target: Target, default: Tile, count: int = 1
     """Tiles that may be faster than `default`, which stands first; the others are the cheapest of all shapes.
 
     Tiles that differ little run alike, so that of those with equal blocks only the three cheapest are tried. Tiles
-    that need nearly all registers spill in some kernels and are the fastest in others.
+    that need nearly all registers stand last: they spill in most kernels and are the fastest in a few.
     """
     block = default.block
-    registers = (target.registers - 4) // max(1, block // target.lanes)
-    tiles = sorted(candidates(product.rows, product.blocks, block, registers), key=lambda t: _cost(t, product, target))
+    vectors = max(1, block // target.lanes)
+
+    def cost(tile: Tile) -> tuple[bool, tuple[float, float]]:
+        return tile.rows * tile.blocks * vectors > accumulators(target), _cost(tile, product, target)
+
+    registers = (target.registers - 4) // vectors
+    tiles = sorted(candidates(product.rows, product.blocks, block, registers), key=cost)
     by_blocks: dict[int, list[Tile]] = {}
     for tile in tiles:
         by_blocks.setdefault(tile.blocks, []).append(tile)

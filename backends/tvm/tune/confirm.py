@@ -9,12 +9,18 @@ alternation, and in the end the whole tuned network against the whole untuned on
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-ROUNDS = 7
-"""Alternations; medians are taken over them."""
+T = TypeVar("T")
+
+FEWEST, MOST = 9, 100
+"""Alternations."""
+
+SECONDS = 1.5
+"""How long to alternate, if the fewest alternations are done by then."""
 
 
 class Network(Protocol):
@@ -31,37 +37,35 @@ Quiet = Callable[[], AbstractContextManager[object]]
 """Keeps other tuners of this machine from measuring or compiling meanwhile."""
 
 
-def losers(untuned: Network, tuned: Network, keys: Sequence[str], quiet: Quiet, rounds: int = ROUNDS) -> list[str]:
+def losers(untuned: Network, tuned: Network, keys: Sequence[str], quiet: Quiet) -> list[str]:
     """Tasks among `keys` that are not faster in the tuned network."""
-    before: list[Mapping[str, float]] = []
-    after: list[Mapping[str, float]] = []
     with quiet():
-        for number in range(rounds):
-            for network, times in _alternate((untuned, before), (tuned, after), number):
-                times.append(network.by_task())
-    return [key for key in keys if _median(after, key) >= _median(before, key)]
+        pairs = list(_alternate(untuned.by_task, tuned.by_task))
+    return [key for key in keys if _gain([(before[key], after[key]) for before, after in pairs]) <= 0]
 
 
-def compare(untuned: Network, tuned: Network, quiet: Quiet, rounds: int = 3 * ROUNDS) -> tuple[float, float]:
-    """Seconds of a run of both, medians of alternating runs."""
-    before: list[float] = []
-    after: list[float] = []
+def compare(untuned: Network, tuned: Network, quiet: Quiet) -> tuple[float, float]:
+    """Median seconds of a run of both; the second is the larger exactly if the tuned one is not faster."""
     with quiet():
-        for number in range(-1, rounds):  # the first two runs warm up
-            for network, times in _alternate((untuned, before), (tuned, after), number):
-                seconds = network.run()
-                if number >= 0:
-                    times.append(seconds)
-    return statistics.median(before), statistics.median(after)
+        untuned.run(), tuned.run()
+        pairs = list(_alternate(untuned.run, tuned.run))
+    before = statistics.median(before for before, _ in pairs)
+    return before, before * (1 - _gain(pairs))
 
 
-T = TypeVar("T")
+def _gain(pairs: Sequence[tuple[float, float]]) -> float:
+    """The share of time that is won: neighbours in time are compared, since the speed of a machine drifts."""
+    return statistics.median(1 - after / before for before, after in pairs)
 
 
-def _alternate(first: T, second: T, number: int) -> tuple[T, T]:
-    """Both, the one that goes first changing."""
-    return (first, second) if number % 2 == 0 else (second, first)
-
-
-def _median(runs: Sequence[Mapping[str, float]], key: str) -> float:
-    return statistics.median(run[key] for run in runs)
+def _alternate(first: Callable[[], T], second: Callable[[], T]) -> Iterator[tuple[T, T]]:
+    """Results of both, the one that goes first changing."""
+    until = time.monotonic() + SECONDS
+    for number in range(MOST):
+        if number >= FEWEST and time.monotonic() >= until:
+            return
+        if number % 2:
+            after = second()
+            yield first(), after
+        else:
+            yield first(), second()

@@ -59,6 +59,9 @@ class Exploration:
     """Seconds of each option that was tried; None if it failed."""
     best: Option | None = None
     misses: int = 0
+    siblings: list[Exploration] = field(default_factory=list, repr=False)
+    """This and other tasks with the same options, as layers of equal shapes with different epilogues are: what is
+    best for one may well be best for all."""
 
     @property
     def default_seconds(self) -> float | None:
@@ -79,14 +82,16 @@ class Exploration:
 
     def promise(self) -> float:
         """Seconds of a run that the next option may save."""
-        return (self.tunable.seconds - self.won) * LIKELY * FADING**self.misses
+        others = sum(sibling.misses for sibling in self.siblings if sibling is not self)
+        return (self.tunable.seconds - self.won) * LIKELY * FADING ** (self.misses + others / 2)
 
     def following(self, count: int = VISIT) -> list[Option]:
         """The options to try next; none if all that are worth it were tried, or if the default does not work."""
         if self.tunable.default.name in self.times and self.default_seconds is None:
             return []
         known = {*self.times, self.tunable.default.name}
-        return nearest(self.tunable.options, self.best or self.tunable.default, known, count)
+        hints = {sibling.best.name for sibling in self.siblings if sibling.best is not None}
+        return nearest(self.tunable.options, self.best or self.tunable.default, known, count, hints)
 
     def learn(self, option: Option, seconds: float | None) -> bool:
         """Take a result into account; whether it is the best so far."""
@@ -120,6 +125,10 @@ class Search:
         self._database = database
         self._clock = clock
         self.explorations = [recall(tunable, database) for tunable in tunables]
+        alike: dict[tuple[object, ...], list[Exploration]] = {}
+        for exploration in self.explorations:
+            exploration.siblings = alike.setdefault(_family(exploration.tunable), [])
+            exploration.siblings.append(exploration)
         self.known = sum(exploration.best is not None for exploration in self.explorations)
         self.tried = 0
         self._paces: list[float] = []
@@ -186,6 +195,13 @@ class Search:
         self._database.attempt(key, Attempt(option.template.name, option.choice, seconds, why))
         if exploration.learn(option, seconds) and (record := exploration.record()) is not None:
             self._database.record(key, record)
+
+
+def _family(tunable: Tunable) -> tuple[object, ...]:
+    """Equal for tasks whose anchors compute the same from the same shapes."""
+    anchor = tunable.task.region.anchor_node
+    shapes = () if anchor is None else tuple(tuple(node.meta["val"].shape) for node in anchor.all_input_nodes)
+    return (anchor is not None and str(anchor.target), shapes, tuple(option.name for option in tunable.options))
 
 
 def recall(tunable: Tunable, database: Database) -> Exploration:

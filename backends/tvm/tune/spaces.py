@@ -52,8 +52,11 @@ class Tunable:
 
 
 def options_of(template: Template, task: Task, templates: Sequence[Template]) -> tuple[Option, ...]:
-    """Every kernel for a task that `template` took, the default first; empty if there is nothing to choose."""
-    others = [other for other in templates if other.name != template.name and _replaces(other, template, task)]
+    """Every kernel for a task that `template` took, the default first; empty if there is nothing to choose.
+
+    The last template takes everything and is no rival to those made for a task.
+    """
+    others = [other for other in templates[:-1] if other.name != template.name and _replaces(other, template, task)]
     found = [Option(template, choice) for choice in template.space(task)]
     if others and not found:
         found = [Option(template, template.emit(task).choice)]
@@ -70,15 +73,18 @@ def _replaces(other: Template, template: Template, task: Task) -> bool:
     return wants.output == taken.output and all(layout in layouts for layout, layouts in inputs)
 
 
-def nearest(options: Iterable[Option], best: Option, tried: Collection[Name], count: int) -> list[Option]:
-    """At most `count` untried options, those first that differ least from the best one."""
+def nearest(
+    options: Iterable[Option], best: Option, tried: Collection[Name], count: int, hints: Collection[Name] = ()
+) -> list[Option]:
+    """At most `count` untried options: those hinted at first, then those that differ least from the best one."""
     ranked: list[tuple[int, int, Option]] = []
     seen = {best.template.name}
     for place, option in enumerate(options):
         far = distance(option, best, first=option.template.name not in seen)
         seen.add(option.template.name)
-        if option.name not in tried and far <= FARTHEST:
-            ranked.append((far, place, option))
+        hinted = option.name in hints
+        if option.name not in tried and (hinted or far <= FARTHEST):
+            ranked.append((-1 if hinted else far, place, option))
     ranked.sort(key=lambda entry: entry[:2])
     return [option for _, _, option in ranked[:count]]
 
