@@ -15,7 +15,7 @@ from compare import assert_close_to_reference
 from torch import fx
 
 from planish.backends.tvm.compat import tirx, tvm
-from planish.backends.tvm.plan import PLAIN, Value, block_of, physical_shape
+from planish.backends.tvm.plan import PLAIN, Value, block_of, memory_dtype, physical_shape
 from planish.backends.tvm.target import Target
 from planish.backends.tvm.template import Choice, Lowered, Packed, Refused, Task, Template
 from planish.ir.program import Region
@@ -69,6 +69,11 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def in_memory(tensor: torch.Tensor) -> np.ndarray:
+    """As NumPy's array; bfloat16 as its bits, of which the largest uint16 is a NaN."""
+    return np.asarray((tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy())
+
+
 def to_layout(array: np.ndarray, layout: str) -> np.ndarray:
     """A copy in `layout`; lanes past the channels hold NaN (or the largest integer)."""
     if layout == PLAIN:
@@ -109,11 +114,12 @@ class Built:
     lowered: Lowered
     module: Any
 
-    def run(self, inputs: Sequence[torch.Tensor]) -> np.ndarray:
+    def run(self, inputs: Sequence[torch.Tensor]) -> Any:
         """Call the kernel; the output buffer starts as NaN, so that an element it forgets is found."""
         result = self.empty_output()
         self.module["main"](*self.arguments(inputs), result)
-        return from_layout(np.from_dlpack(result), self.task.output.shape, self.lowered.output)
+        array = from_layout(np.from_dlpack(result), self.task.output.shape, self.lowered.output)
+        return torch.tensor(array).view(torch.bfloat16) if self.task.output.dtype == "bfloat16" else array
 
     def arguments(self, inputs: Sequence[torch.Tensor]) -> list[Any]:
         """What the kernel is called with, but for the output; the caller's buffers lie 4 bytes off."""
@@ -123,15 +129,15 @@ class Built:
     def empty_output(self) -> Any:
         """A buffer for the result, full of NaN."""
         out = self.task.output
-        dtype = np.dtype(out.dtype)
+        dtype = np.dtype(memory_dtype(out.dtype))
         fill = np.nan if dtype.kind == "f" else 1 if dtype.kind == "b" else np.iinfo(dtype).max
         return aligned(np.full(physical_shape(out.shape, self.lowered.output), fill, dtype), 4 if out.external else 0)
 
     def _argument(self, arg: int | Packed, inputs: Sequence[torch.Tensor], offset: int) -> Any:
         if isinstance(arg, Packed):
-            return derive(arg, inputs[arg.position].numpy(), self.task.target)
+            return derive(arg, in_memory(inputs[arg.position]), self.task.target)
         value = self.task.inputs[arg]
-        return aligned(to_layout(inputs[arg].numpy(), value.layout), offset if value.external else 0)
+        return aligned(to_layout(in_memory(inputs[arg]), value.layout), offset if value.external else 0)
 
 
 def derive(arg: Packed, weight: np.ndarray, target: Target) -> Any:

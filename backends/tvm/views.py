@@ -85,7 +85,7 @@ def memory_strides(node: fx.Node) -> list[int]:
         while is_view(at):
             index = source_index(at, index)
             at = at.all_input_nodes[0]
-        flat = _ravel(index, shape_of(at))
+        flat = ravel(index, shape_of(at))
         return int(tvm.sym.Analyzer().simplify(flat)) if not isinstance(flat, int) else flat
 
     rank = len(shape_of(node))
@@ -110,7 +110,7 @@ def reshape_index(index: Sequence[Expr], shape: Sequence[int], target: Sequence[
     """
     result: list[Expr] = []
     for old, new in _matching_runs(shape, target):
-        flat = _ravel([index[a] for a in old], [shape[a] for a in old])
+        flat = ravel([index[a] for a in old], [shape[a] for a in old])
         extents = [target[a] for a in new]
         for position, extent in enumerate(extents):
             inner = prod(extents[position + 1 :])
@@ -119,7 +119,7 @@ def reshape_index(index: Sequence[Expr], shape: Sequence[int], target: Sequence[
     return result
 
 
-def _ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
+def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
     """Row-major flat index."""
     flat: Expr = 0
     for i, extent in zip(index, shape, strict=True):

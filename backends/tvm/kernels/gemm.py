@@ -1,16 +1,17 @@
-"""Linear layers as a blocked matrix product with constant weights, float32.
+"""Linear layers as a blocked matrix product with constant weights, float32 or bfloat16.
 
     y[m, n] = epilogue(b[n] + sum over k:  x[view(m, k)] * w[n, k])
 
 The weights are packed [chunk of columns][k][block of the chunk][lane]: each core reads its chunks once, as one
 stream, and keeps a chunk in its second-level cache while the rows of x go by. x is read one scalar at a time, so
 that any view of it (a permuted head, a shifted window) costs no copy. A single row works alike: then the stream of
-weights is all there is.
+weights is all there is. Where the CPU multiplies pairs of bfloat16, a step of the sum is two neighbours of x and w.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,13 +21,15 @@ import torch
 from torch import fx
 
 from ..epilogue import Epilogue, check_epilogue, plan_operands
-from ..plan import PLAIN, Layout, computed_dtype
+from ..plan import PLAIN, Layout, computed_dtype, itemsize
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from ..views import is_view, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .ahead import AHEAD, look_ahead
+from .bfloat16 import dot_products, pack_pairs
 from .conv import pack_bias
 from .emit import Buffer, Expr, Function, PackedArg, const
+from .pairs import Pairs, in_pairs
 from .rows import Rows
 from .tiles import L2_BYTES, ORDERS, Product, Tile, choose, tiles_to_try
 from .window import Axis, Run
@@ -42,11 +45,12 @@ class Linear:
     x: fx.Node
     w: int
     bias: int | None
+    itemsize: int
 
     @property
     def weight_bytes(self) -> int:
         """Size of the weights."""
-        return 4 * self.inner * self.columns
+        return self.itemsize * self.inner * self.columns
 
 
 def read_linear(task: Task) -> Linear | Refused:
@@ -64,7 +68,7 @@ def read_linear(task: Task) -> Linear | Refused:
         return Refused("its input is computed inside the region")
     shape, out = shape_of(args[0]), shape_of(anchor)
     bias = places[1] if len(places) > 1 else None
-    return Linear(prod(out[:-1]), shape[-1], out[-1], args[0], places[0], bias)
+    return Linear(prod(out[:-1]), shape[-1], out[-1], args[0], places[0], bias, itemsize(task.output.dtype))
 
 
 def _constant(task: Task, node: Any) -> int | None:
@@ -133,7 +137,8 @@ def default_tile(linear: Linear, task: Task) -> Tile:
 def _product_of(linear: Linear, task: Task) -> Product:
     blocks = -(-linear.columns // task.target.block)
     wait = _WAIT if linear.rows > 1 and linear.weight_bytes > L2_BYTES // 4 else 0.0
-    return Product(linear.rows, blocks, linear.inner, 1, True, linear.inner * 4, wait)
+    depth = linear.inner * linear.itemsize // 4
+    return Product(linear.rows, blocks, depth, 1, True, linear.inner * linear.itemsize, wait)
 
 
 _WAIT = 0.25
@@ -154,6 +159,8 @@ class _Kernel:
     ) -> None:
         """`order` is one of ORDERS; weights are asked for `ahead` cache lines before they are read."""
         self.task, self.linear, self.tile = task, linear, tile
+        self.pairs = in_pairs(task, linear.x)
+        self.steps = linear.inner // 2 if self.pairs else linear.inner
         self.chunks = -(-linear.columns // tile.block) // tile.blocks
         self.rows = Rows.plan(Axis(linear.rows, linear.rows), tile.rows, tile.blocks)
         self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
@@ -172,8 +179,10 @@ class _Kernel:
         if linear.bias is not None:
             weights.append(pack_bias(linear.bias, self.chunks * tile.columns, tile.block))
         anchor: Any = self.task.region.anchor_node
-        with Function(self.task, PLAIN, operands, weights) as f:
+        dots = dot_products(tile.block) if self.pairs else nullcontext()
+        with Function(self.task, PLAIN, operands, weights) as f, dots:
             self.f, self.epilogue = f, Epilogue(f, anchor)
+            self.paired = Pairs(f, [linear.x] if self.pairs else [])
             self.flat = self._flat_input()
             parts = [self.chunks, self.rows.count]
             order = [0, 1] if self.weights_first else [1, 0]
@@ -187,7 +196,7 @@ class _Kernel:
     def _flat_input(self) -> Buffer | None:
         """x as [row, k], where no view stands between."""
         holders = self.task.region.placeholders
-        if self.linear.x not in holders:
+        if self.linear.x not in holders or self.pairs:
             return None
         return self.f.alias(self.f.inputs[holders.index(self.linear.x)], (self.linear.rows, self.linear.inner))
 
@@ -202,7 +211,7 @@ class _Kernel:
 
         Many rows stay on the core that makes them: the next kernel, a norm or another product, finds them there.
         """
-        weights, x = self.linear.weight_bytes, 4 * self.linear.inner * self.linear.rows
+        weights, x = self.linear.weight_bytes, self.linear.itemsize * self.linear.inner * self.linear.rows
         if self.rows.count >= 4 * self.task.target.threads and weights <= _L3_SHARE:
             return False
         chunk_first = weights + x * (self.chunks if x > L2_BYTES else 1)
@@ -213,7 +222,7 @@ class _Kernel:
         """Accumulate one tile and store it."""
         assert run is not None
         f, tile = self.f, self.tile
-        parts, size = parts_of(self.linear.inner)
+        parts, size = (1, self.steps) if self.pairs else parts_of(self.steps)
         acc = Accumulators(f, run.width, tile.blocks, tile.block, parts > 1)
         lead = shape_of(self.linear.x)[:-1]
         places = [f.unravel(f.let(start + i, self.linear.rows), lead) for i in range(run.width)]
@@ -221,16 +230,18 @@ class _Kernel:
         with (
             f.serial(parts) as part,
             acc.part(),
-            f.serial(part_end(f, part, size, self.linear.inner), part * size) as k,
+            f.serial(part_end(f, part, size, self.steps), part * size) as k,
         ):
             look_ahead(f, f.weights[0], (chunk, k), self.ahead)
             for i, place in enumerate(places):
                 for b in range(tile.blocks):
                     x = self._x(start + i, place, k)
-                    acc.add(i, b, x, f.weights[0], (chunk, k, b))
+                    (acc.add_pair if self.pairs else acc.add)(i, b, x, f.weights[0], (chunk, k, b))
         self._finish(acc, chunk, places)
 
     def _x(self, row: Expr, place: list[Expr], k: Expr) -> Expr:
+        if self.pairs:
+            return self.paired.at(self.linear.x, place, k)
         return self.flat[row, k] if self.flat is not None else self.epilogue.at(self.linear.x, [*place, k])
 
     def _initial(self, chunk: Expr, b: int, v: Expr) -> Expr:
@@ -255,14 +266,16 @@ class _Kernel:
             write(False)
 
     def _pack_weight(self) -> PackedArg:
-        """[chunk, k, block, lane], zeros in the lanes past the columns."""
-        tile, inner = self.tile, self.linear.inner
-        dims = (self.chunks, inner, tile.blocks, tile.block)
+        """[chunk, step, block, lane], zeros in the lanes past the columns."""
+        tile, inner, pairs = self.tile, self.linear.inner, self.pairs
+        dims = (self.chunks, self.steps, tile.blocks, tile.block)
 
         def pack(weight: np.ndarray) -> np.ndarray:
             padded = np.zeros((self.chunks * tile.columns, inner), weight.dtype)
             padded[: weight.shape[0]] = weight
             split = padded.reshape(self.chunks, tile.blocks, tile.block, inner)
-            return np.ascontiguousarray(split.transpose(0, 3, 1, 2))
+            ordered = split.transpose(0, 3, 1, 2)
+            return np.ascontiguousarray(pack_pairs(ordered, 1) if pairs else ordered)
 
-        return PackedArg(Packed(self.linear.w, f"Nk{tile.blocks}n{tile.block}n", pack), dims)
+        key = f"Nk{tile.blocks}n{tile.block}n{'p' * pairs}"
+        return PackedArg(Packed(self.linear.w, key, pack), dims, "int32" if pairs else None)
