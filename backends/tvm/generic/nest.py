@@ -12,11 +12,14 @@ in a fixed order: the result does not depend on the number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 from ..compat import tirx
+from ..kernels.ahead import LINE
 from ..kernels.emit import Expr
+from ..plan import PLAIN, itemsize
 from .access import Axis, choose_axis, merge_reduced, row_prefix
 from .region import PARALLEL_ELEMENTS, RegionBuilder, as_truth, in_memory
 from .stage import Stage
@@ -26,6 +29,9 @@ TASKS = (64, 8, 512)
 
 WIDE = (4, 2, 8, 1)
 """Vector registers that one step of a sum fills."""
+
+_LINES = range(4, 129)
+"""Cache lines of a row that are worth asking for before it is read."""
 
 
 class Nest:
@@ -59,11 +65,25 @@ class Nest:
         loop = self.f.parallel if work > PARALLEL_ELEMENTS else self.f.serial
         with loop(rows) as row:
             fixed = self.f.unravel(row, out.domain.extents[:prefix])
+            self._look_ahead(row, out.domain.extents[:prefix])
             for stage in inner:
                 stage.prefix = prefix
                 stage.buffer = self.f.scratch((prod(stage.domain.extents[prefix:]),), in_memory(stage.dtype))
                 self._stage(stage, fixed, parallel=False)
             self._stage(out, fixed, parallel=False)
+
+    def _look_ahead(self, row: Expr, rows: Sequence[int]) -> None:
+        """Ask for the rows after the next: what lies with another core comes line by line otherwise."""
+        task = self.f.task
+        buffers = [(task.inputs[i], buffer, False) for i, buffer in self.f.inputs.items()]
+        for value, buffer, write in [*buffers, (replace(task.output, layout=self.f.layout), self.f.output, True)]:
+            width, size = prod(value.shape[len(rows) :]), itemsize(value.dtype)
+            lines = -(-width * size // LINE)
+            if value.layout != PLAIN or value.shape[: len(rows)] != tuple(rows) or lines not in _LINES:
+                continue
+            flat = self.f.alias(buffer, (prod(value.shape),))
+            with self.f.serial(lines) as line:
+                self.f.prefetch(flat, [(row + 2) * width + line * (LINE // size)], write=write)
 
     def _stage(self, stage: Stage, fixed: list[Expr], parallel: bool) -> None:
         """One stage: choose its vector axis, open the outer loops, then the body."""

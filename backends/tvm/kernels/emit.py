@@ -207,11 +207,13 @@ class Function:
         bits = buffer.bits
         return T.decl_buffer(tuple(shape), "int32", data=bits.data, align=bits.data_alignment)
 
-    def prefetch(self, buffer: Buffer, index: Sequence[Expr], locality: int = 2) -> None:
-        """Ask for a cache line (locality 3 = L1, 2 = L2); harmless past the end."""
+    def prefetch(self, buffer: Buffer, index: Sequence[Expr], locality: int = 2, write: bool = False) -> None:
+        """Ask for a cache line (locality 3 = L1, 2 = L2), to `write` it too; harmless past the end."""
         intrinsic = T.llvm_lookup_intrinsic_id("llvm.prefetch.p0")
         where = T.address_of((buffer.bits if isinstance(buffer, Narrow) else buffer)[tuple(index)])
-        T.evaluate(T.call_llvm_intrin(intrinsic, where, T.int32(0), T.int32(locality), T.int32(1), dtype="void"))
+        T.evaluate(
+            T.call_llvm_intrin(intrinsic, where, T.int32(int(write)), T.int32(locality), T.int32(1), dtype="void")
+        )
 
 
 def const(value: float, dtype: str = "float32") -> Expr:
