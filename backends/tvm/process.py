@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 STALLED = 20.0
-"""A child that neither ends nor uses CPU time is given up after so many times its limit."""
+"""A child that neither answers nor uses CPU time is given up after so many times its limit."""
 
 
 class Died(Exception):
@@ -36,11 +36,21 @@ class TookTooLong(Exception):
 class Child:
     """One process, started by the first request and again by the first after it ended."""
 
-    def __init__(self, command: Callable[[], Sequence[str]], greeting: Callable[[], Any], noun: str) -> None:
-        """`greeting` is the first value that every new process gets; `noun` is what errors call it."""
+    def __init__(
+        self,
+        command: Callable[[], Sequence[str]],
+        greeting: Callable[[], Any],
+        noun: str,
+        stalled: float = STALLED,
+    ) -> None:
+        """`greeting` is the first value that every new process gets; `noun` is what errors call it.
+
+        `stalled` is for a child that waits for others: it is given up after so many times its limit.
+        """
         self._command = command
         self._greeting = greeting
         self._noun = noun
+        self._stalled = stalled
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
 
@@ -71,7 +81,7 @@ class Child:
         offset = self._log.seek(0, os.SEEK_END)
         try:
             self._send(request)
-            return self._receive(_Deadline(self.pid, seconds))
+            return self._receive(_Deadline(self.pid, seconds, self._stalled))
         except (EOFError, OSError):
             raise Died(self._last_words(offset)) from None
         except BaseException:  # the reply that is still to come would answer the next request
@@ -135,8 +145,9 @@ class Child:
 class _Deadline:
     """How long a reply may take."""
 
-    def __init__(self, pid: int | None, seconds: float | None) -> None:
+    def __init__(self, pid: int | None, seconds: float | None, stalled: float) -> None:
         self.pid = pid
+        self.stalled = stalled
         self.seconds = seconds
         self.begin = time.monotonic()
         self.used = cpu_seconds(pid) if seconds is not None else 0.0
@@ -149,7 +160,7 @@ class _Deadline:
         """Raise TookTooLong if the time is over."""
         if self.seconds is None or (passed := time.monotonic() - self.begin) < self.seconds:
             return
-        if cpu_seconds(self.pid) - self.used >= self.seconds or passed >= STALLED * self.seconds:
+        if cpu_seconds(self.pid) - self.used >= self.seconds or passed >= self.stalled * self.seconds:
             raise TookTooLong(f"{noun} gave no answer in {passed:.1f} s")
 
 

@@ -1,4 +1,4 @@
-"""Measures candidates in a process of their own, one at a time on the whole machine.
+"""Measures candidates in a process of their own, one at a time on the whole machine, or on a device elsewhere.
 
 measurer.measure(subject, candidates) -> Timing | Failed for each, in order;  the subject's first is its default
 
@@ -9,7 +9,8 @@ result is not the default's is `Failed("wrong", ...)`, however fast. The process
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -48,22 +49,22 @@ class Measurer(Protocol):
         """Give back what is held."""
 
 
-class LocalMeasurer:
-    """Measures on this machine."""
+class ProcessMeasurer:
+    """What both kinds of measurers do: one asks a process that measures, the other one that asks a device to."""
 
-    def __init__(self, target: Target, limits: Limits | None = None) -> None:
+    def __init__(self, target: Target, limits: Limits | None, child: Child) -> None:
         """Nothing runs until the first candidate comes."""
-        self.machine = cpu_model()
         self.target = target
         self.limits = limits or Limits()
-        self._child = Child(command, greeting, "the measuring process")
+        self.machine = ""
+        self._child = child
         self._held: set[str] = set()
         self._library: bytes | None = None
         self._subject: Subject | None = None
         self._expected: np.ndarray | None = None
         self._spoiled: Failed | None = None
 
-    def __enter__(self) -> LocalMeasurer:
+    def __enter__(self) -> Self:
         """Close at the end of the block."""
         return self
 
@@ -100,7 +101,8 @@ class LocalMeasurer:
         if subject is not self._subject:
             self._subject, self._expected, self._spoiled = subject, None, None
             if self._child.pid is not None:
-                self._child.stop() if self._ask("forget")[0] == "error" else self._held.clear()
+                self._held.clear()
+                self._child.stop() if self._ask("forget")[0] != "ok" else None
 
     def _one(self, candidate: Candidate, library: bytes | None, known: float | None) -> Timing | Failed:
         """Measure one; a process that dies of it is started again by the next."""
@@ -109,14 +111,25 @@ class LocalMeasurer:
             if failed := self._load(candidate, library):
                 return failed
             order = self._order(candidate, known)
-            seconds = candidate.task.target.threads * (PATIENCE + 200 * (known or 0.0))
-            with lock.measuring():
-                status, value = self._ask("measure", order, seconds=seconds)
+            with self._alone():
+                status, value = self._ask("measure", order, seconds=self._patience(known))
         except TookTooLong as error:
             return Failed("timeout", str(error))
         except Died as error:
             return Failed("crash", str(error))
-        return Failed("crash", str(value)) if status == "error" else self._judge(Result(*value))
+        return Failed(*value) if status == "failed" else self._judge(Result(*value))
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keep others from the device while one candidate is measured."""
+        raise NotImplementedError
+
+    def _patience(self, known: float | None) -> float:
+        """Seconds after which a candidate has failed."""
+        raise NotImplementedError
+
+    def _welcome(self) -> None:
+        """See that a new process can measure; raises Died or TuningError."""
+        self._child.ask(("forget",))
 
     def _judge(self, result: Result) -> Timing | Failed:
         """The default's result is what all others are compared with."""
@@ -132,7 +145,7 @@ class LocalMeasurer:
             if self._child.start():
                 self._held.clear()
                 self._library = None
-                self._child.ask(("forget",))
+                self._welcome()
         except Died as error:
             raise TuningError(
                 f"Nothing can be measured: {error}.",
@@ -141,7 +154,7 @@ class LocalMeasurer:
 
     def _load(self, candidate: Candidate, library: bytes | None) -> Failed | None:
         """Load the library of all candidates, or of this one where that cannot be loaded."""
-        said = "the linker refused it"
+        said: Any = ("compile", "the linker refused it")
         for alone in (False, True):
             chosen = link_all([candidate], self.target) if alone else library
             if chosen is None:
@@ -152,7 +165,7 @@ class LocalMeasurer:
             if status == "ok":
                 self._library = chosen
                 return None
-        return Failed("compile", said)
+        return Failed("compile", said[1])
 
     def _order(self, candidate: Candidate, known: float | None) -> Order:
         """The request for one candidate, its arrays sent before."""
@@ -179,7 +192,24 @@ class LocalMeasurer:
 
     def _ask(self, verb: str, *values: Any, seconds: float | None = None) -> tuple[str, Any]:
         status, value = self._child.ask((verb, *values), seconds)
+        if status == "refused":
+            raise value
         return status, value
+
+
+class LocalMeasurer(ProcessMeasurer):
+    """Measures on this machine."""
+
+    def __init__(self, target: Target, limits: Limits | None = None) -> None:
+        """Nothing runs until the first candidate comes."""
+        super().__init__(target, limits, Child(command, greeting, "the measuring process"))
+        self.machine = cpu_model()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return lock.measuring()
+
+    def _patience(self, known: float | None) -> float:
+        return self.target.threads * (PATIENCE + 200 * (known or 0.0))
 
 
 def output_of(candidate: Candidate) -> Output:

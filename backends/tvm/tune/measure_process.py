@@ -1,6 +1,7 @@
 """What runs in the measuring process: libraries and arrays in, seconds and results out. No torch, no compiler.
 
-request ("load", library) | ("keep", key, array) | ("forget",) | ("measure", Order) -> ("ok", value) | ("error", said)
+request ("load", library) | ("keep", key, array) | ("forget",) | ("measure", Order)
+reply   ("ok", value) | ("failed", (kind, why)) of a candidate | ("refused", error) where nothing can be measured
 
 Cold parameters are rotated: copies of them, together twice the last-level cache, are used in turn, so that a kernel
 reads its weights from memory as it does in a network. It is timed in samples of several calls until their spread
@@ -19,10 +20,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from ....errors import TuningError
 from .. import threads as pools
 from ..codegen_process import end_with, open_pipes, read_frame, write_frame
 from ..plan import Layout, from_memory
@@ -309,20 +311,27 @@ def main() -> None:
     parent = read_frame(requests)
     end_with(parent)
     sys.modules["torch"] = None  # type: ignore[assignment]  # `tvm_ffi` would import it
-    bench = Bench()
+    serve(Bench(), requests, replies)
+
+
+def serve(bench: Any, requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer requests by the methods of `bench`, until there are no more."""
     while (request := read_frame(requests)) is not None:
         verb, *values = request
         try:
             reply: tuple[str, Any] = ("ok", getattr(bench, verb)(*values))
+        except TuningError as error:
+            reply = ("refused", error)
         except Exception as error:  # every failure of a kernel becomes a message of the tuner's
-            reply = ("error", f"{type(error).__name__}: {error}")
+            kind = "timeout" if "RPCSessionTimeoutError" in str(error) else "crash"
+            reply = ("failed", (kind, f"{type(error).__name__}: {error}"))
         write_frame(replies, reply)
 
 
-def command() -> list[str]:
-    """The command line of a measuring process: this module, found where this process finds it."""
+def command(module: str = __name__) -> list[str]:
+    """The command line of a process that runs a module of planish, found where this process finds it."""
     code = "import sys; sys.path[:] = sys.argv[2:]; import importlib; importlib.import_module(sys.argv[1]).main()"
-    return [sys.executable, "-P", "-c", code, __name__, *sys.path]
+    return [sys.executable, "-P", "-c", code, module, *sys.path]
 
 
 def greeting() -> int:
