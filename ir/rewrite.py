@@ -41,11 +41,13 @@ class Call:
     """A new call of an ATen op (or `operator.getitem`, or a `Region`).
 
     Arguments may hold `Call`, `Weight` and `fx.Node` at any depth. The same `Call` object used twice makes one node.
+    `of` are the nodes whose origins it keeps, where those are not all that the replacement replaces.
     """
 
     op: Any
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    of: tuple[fx.Node, ...] = ()
 
 
 Expr = Call | Weight | fx.Node
@@ -281,7 +283,7 @@ class _Maker:
     def _weight(self, weight: Weight) -> fx.Node:
         node, new = self.editor.read_weight(weight)
         if new:
-            self._register(node)
+            self._register(node, self.origins)
         return node
 
     def _call(self, call: Call, old: fx.Node) -> fx.Node:
@@ -299,11 +301,11 @@ class _Maker:
         except Exception as error:
             what = f"rule {self.rule} at {old.name} made a call that does not run: {node.format_node()}: {error}"
             raise VerifyError(what, "Mend the rule.") from error
-        self._register(node)
+        self._register(node, _union_origins(call.of) if call.of else self.origins)
         return node
 
-    def _register(self, node: fx.Node) -> None:
-        node.meta["origins"] = self.origins
+    def _register(self, node: fx.Node, origins: tuple[Origin, ...]) -> None:
+        node.meta["origins"] = origins
         self.created.append(node)
 
 

@@ -34,9 +34,10 @@ from .normalize.remove_dead_code import RemoveDeadCode
 from .normalize.remove_dropout import RemoveDropout
 from .normalize.remove_duplicates import RemoveDuplicates
 from .normalize.remove_identities import RemoveIdentities
+from .norms.carry_affine_over_sum import CarryAffineOverSum
+from .precision.lower_to_bfloat16 import LowerToBfloat16
 from .reparameterize.merge_branches import MergeBranches
 from .reparameterize.merge_chains import MergeChains
-from .precision.lower_to_bfloat16 import LowerToBfloat16
 
 NORMALIZE: tuple[Pass, ...] = (
     RemoveDeadCode(),  # nothing below should spend time on what nobody reads
@@ -76,6 +77,7 @@ FOLD: tuple[Pass, ...] = (
     MergeChains(),  # after branches: a merged block is one link
     FoldAffineBackward(),  # norms behind a sum have one producer now
     FoldAffineForward(),  # what no producer could take
+    CarryAffineOverSum(),  # what stands between two sums of a residual stream, and so could go neither way
     LowerBatchNorm(),  # what nothing could take becomes a mul and an add, for some kernel's epilogue
     MergeViews(),  # views that had an affine between them are neighbours now
     RemoveDuplicates(),  # so are equal calls that had different constants in front

@@ -36,7 +36,7 @@ After:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -78,7 +78,7 @@ def fold_backward(node: fx.Node, program: Program) -> Replacement | Refused | No
     if found is None:
         return dynamic_batch_norm(node)
     ops, source, map_ = found
-    way = _Way(program, ops)
+    way = Way(program, ops)
     result = blocked(node, source, map_) or way.absorb(source, map_)
     if not isinstance(result, str):
         return Replacement({node: result, **way.siblings}, covers=(*ops[:-1], *way.covers))
@@ -104,7 +104,7 @@ def blocked(node: fx.Node, source: fx.Node, map_: Affine) -> str | None:
 
 
 @dataclass
-class _Way:
+class Way:
     """The way back from an affine to the weights; a string as result is the reason why it is barred."""
 
     program: Program
@@ -143,7 +143,8 @@ class _Way:
         axis = channel_axis(node)
         if map_.axis is not None and map_.axis != axis:
             return f"it lies along axis {map_.axis} of {named(node)}, whose channels are axis {axis}"
-        return after(node, map_, self.program)
+        call = after(node, map_, self.program)
+        return call if isinstance(call, str) else replace(call, of=(*self.ops, node))
 
     def through(self, node: fx.Node, map_: Affine | None, shared: bool = False) -> Expr | str:
         """Pass a view whose input takes `map_`."""
@@ -151,7 +152,7 @@ class _Way:
         if map_ is None:
             return f"{named(node)} does not keep the channel axis whole"
         inner = self.absorb(source, map_, shared)
-        return inner if isinstance(inner, str) else Call(node.target, (inner, *node.args[1:]), node.kwargs)
+        return inner if isinstance(inner, str) else Call(node.target, (inner, *node.args[1:]), node.kwargs, (node,))
 
     def permute(self, node: fx.Node, map_: Affine) -> Expr | str:
         """Follow the axis to where it came from."""
@@ -186,7 +187,7 @@ class _Way:
         scale[picked], shift[picked] = map_.scale, map_.shift
         result = self.through(node, affine(dim, scale, shift, map_.dtype), shared=True)
         if isinstance(result, Call):
-            self.siblings |= {other: Call(other.target, (result.args[0], *other.args[1:])) for other in others}
+            self.siblings |= {o: Call(o.target, (result.args[0], *o.args[1:]), of=(o,)) for o in others}
         return result
 
     def average(self, node: fx.Node, map_: Affine) -> Expr | str:
@@ -213,7 +214,7 @@ class _Way:
             if isinstance(inner, str):
                 return f"its producer is {named(node)}, a cat of which one part cannot take it: {inner}"
             new.append(inner)
-        return Call(node.target, (new, dim))
+        return Call(node.target, (new, dim), of=(node,))
 
     def sum(self, node: fx.Node, map_: Affine) -> Expr | str:
         """Scale both terms of a sum or difference; the shift goes with the first."""
@@ -226,23 +227,23 @@ class _Way:
             if isinstance(inner, str):
                 return f"its producer {named(node)} is a sum of which one term cannot take it: {inner}"
             new.append(inner)
-        return Call(node.target, tuple(new))
+        return Call(node.target, tuple(new), of=(node,))
 
 
-Step = Callable[[_Way, fx.Node, Affine], "Expr | str"]
+Step = Callable[[Way, fx.Node, Affine], "Expr | str"]
 
-LINEAR_STEP: Step = _Way.into_weights
+LINEAR_STEP: Step = Way.into_weights
 STEPS: dict[Any, Step] = {
-    aten.permute.default: _Way.permute,
-    aten.reshape.default: _Way.reshape,
-    aten.expand.default: _Way.expand,
-    aten.slice.Tensor: _Way.slice,
-    aten.avg_pool1d.default: _Way.average,
-    aten.avg_pool2d.default: _Way.average,
-    aten.avg_pool3d.default: _Way.average,
-    aten.cat.default: _Way.cat,
-    aten.add.Tensor: _Way.sum,
-    aten.sub.Tensor: _Way.sum,
+    aten.permute.default: Way.permute,
+    aten.reshape.default: Way.reshape,
+    aten.expand.default: Way.expand,
+    aten.slice.Tensor: Way.slice,
+    aten.avg_pool1d.default: Way.average,
+    aten.avg_pool2d.default: Way.average,
+    aten.avg_pool3d.default: Way.average,
+    aten.cat.default: Way.cat,
+    aten.add.Tensor: Way.sum,
+    aten.sub.Tensor: Way.sum,
 }
 
 

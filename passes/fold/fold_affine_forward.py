@@ -3,11 +3,14 @@
     conv(s x + t; W, b)  ==  conv(x; W s, b + sum_in W t)       where no zero padding enters the sum
 
 What `fold_affine_backward` had to leave (a batch norm after a sum, a pooling or a non-linear op) is exact to
-fold forward if only linear ops read it, directly or behind permute, reshape, slice, expand and averages.
+fold forward if only linear ops read it, directly or behind permute, reshape, slice, expand, cat and averages. So are
+the weight and bias of a layer norm, group norm or RMS norm.
 
 Conditions:
-- every reader is a convolution or linear layer along the same axis, and takes the affine as its input;
-- where there is a shift, no reader pads with zeros and none is a transposed convolution;
+- every reader is a convolution, a linear layer or another affine along the same axis, and reads it as its input;
+- where there is a shift, no reader is a transposed convolution, and a reader that pads with zeros takes a map of what
+  the shift adds at each place: only where the affine would cost a pass over memory of its own (it reads an input, or
+  a value that others read as well), and only if the map is no larger than what that pass reads and writes;
 - scale and shift are finite, and the weights' type holds what they were given in.
 
 Before:
@@ -46,9 +49,22 @@ from torch import fx
 from ...ir.program import Program
 from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule
 from ..base import Pass
-from .affine import Affine, affine, chain, end_of_chain, ends_chain, has_batch_norm, value
+from .affine import (
+    Affine,
+    affine,
+    chain,
+    constant,
+    end_of_chain,
+    ends_chain,
+    has_batch_norm,
+    read,
+    uses,
+    value,
+    wider,
+)
 from .fold_affine_backward import blocked
-from .linear_ops import before, channel_axis, is_linear_op, named
+from .linear_ops import CONVOLUTION, LINEAR, before, channel_axis, is_linear_op, named
+from .lower_batch_norm import normal_form
 from .views import average, through_reshape
 
 aten = torch.ops.aten
@@ -61,8 +77,8 @@ class FoldAffineForward(Pass):
     name: ClassVar[str] = "fold_affine_forward"
 
     def rules(self) -> Sequence[tuple[str, Rule]]:
-        """One rule, tried at the last op of each affine run."""
-        return (("fold_affine_forward", fold_forward),)
+        """Two rules: one for the last op of each affine run, one for norms with weights."""
+        return (("fold_affine_forward", fold_forward), ("fold_norm_weights_forward", fold_norm_weights))
 
 
 def fold_forward(node: fx.Node, program: Program) -> Replacement | Refused | None:
@@ -76,7 +92,7 @@ def fold_forward(node: fx.Node, program: Program) -> Replacement | Refused | Non
     if found is None:
         return None
     ops, source, map_ = found
-    way = _Way(program)
+    way = Way(program, ops, _room(source))
     reason = blocked(node, source, map_) or way.push(node, source, map_)
     if reason is None and not way.values:
         return None  # only dead views read it
@@ -85,11 +101,48 @@ def fold_forward(node: fx.Node, program: Program) -> Replacement | Refused | Non
     return Refused(reason, node) if map_.axis is not None or has_batch_norm(ops) else None
 
 
+def _room(source: fx.Node) -> int:
+    """How large a map may be: what an affine of its own reads and writes; nothing where it joins what made `source`."""
+    joins = source.op == "call_function" and uses(source) == 1
+    return 0 if joins else 2 * value(source).numel()
+
+
+def fold_norm_weights(node: fx.Node, program: Program) -> Replacement | Refused | None:
+    """Fold weight and bias of the norm `node` into its readers."""
+    map_ = _norm_map(node, program)
+    if map_ is None:
+        return None
+    count = NORMS[node.target][1]
+    bare = Call(node.target, (*node.args[:2], *[None] * count, *node.args[2 + count :]), node.kwargs, (node,))
+    way = Way(program, [node])
+    reason = way.push(node, bare, map_) if map_.finite else "its weight or bias is infinite or not a number"
+    if reason:
+        return Refused(reason, node)
+    return Replacement(way.values, covers=(node, *way.covers)) if way.values else None
+
+
+def _norm_map(node: fx.Node, program: Program) -> Affine | None:
+    """Return what the weight and bias of a norm do behind it, None if they are not there or are computed."""
+    axis, count = NORMS.get(node.target, (0, 0))
+    given = node.args[2 : 2 + count]
+    known = [constant(n, program) for n in given if n is not None]
+    if not known or any(t is None or t.dim() != 1 for t in known):
+        return None
+    scale, shift = (*(constant(n, program) for n in given), None)[:2]
+    dtype = None
+    for tensor in known:
+        dtype = wider(dtype, tensor.dtype if tensor is not None else None)
+    one = 1.0 if scale is None else scale.detach()
+    return affine(axis % value(node).dim(), one, 0.0 if shift is None else shift.detach(), dtype)
+
+
 @dataclass
-class _Way:
+class Way:
     """The way on from an affine to the weights that read it."""
 
     program: Program
+    ops: Sequence[fx.Node]
+    largest_map: int = 0
     values: dict[fx.Node, Expr] = field(default_factory=dict)
     covers: list[fx.Node] = field(default_factory=list)
 
@@ -98,22 +151,55 @@ class _Way:
         for user in node.users:
             if user.op == "output":
                 return "the program returns it"
-            if not user.args or user.args[0] is not node or user.all_input_nodes.count(node) > 1:
-                return f"its reader {named(user)} is not linear in it"
-            reason = self._weights(user, now, map_) if is_linear_op(user) else self._through(user, now, map_)
-            if reason:
+            if reason := self.reader(user, node, now, map_):
                 return reason
         return None
+
+    def reader(self, user: fx.Node, node: fx.Node, now: Expr, map_: Affine) -> str | None:
+        """Let one user of `node` read `now`."""
+        if user.target is aten.cat.default:
+            return self._cat(user, node, now, map_)
+        if (found := read(user, self.program)) and found[0] is node and user.all_input_nodes.count(node) == 1:
+            return self._affine(user, now, map_, found[1])
+        if not user.args or user.args[0] is not node or user.all_input_nodes.count(node) > 1:
+            return f"its reader {named(user)} is not linear in it"
+        return self._weights(user, now, map_) if is_linear_op(user) else self._through(user, now, map_)
 
     def _weights(self, user: fx.Node, now: Expr, map_: Affine) -> str | None:
         axis = channel_axis(user)
         if map_.axis not in (None, axis):
             return f"it lies along axis {map_.axis} of the input of {named(user)}, whose channels are axis {axis}"
-        call = before(user, map_, self.program)
+        call = before(user, map_, self.program, self.largest_map)
         if isinstance(call, str):
             return call
-        self.values[user] = Call(call.op, (now, *call.args[1:]), call.kwargs)
+        self.values[user] = reading(call, now, (user, *self.ops))
         return None
+
+    def _affine(self, user: fx.Node, now: Expr, map_: Affine, own: Affine) -> str | None:
+        """Another affine takes it in."""
+        both = map_.then(own)
+        if both is None:
+            return f"its reader {named(user)} maps along axis {own.axis}, not {map_.axis}"
+        source = next(n for n in user.all_input_nodes if n.op != "get_attr")
+        if reason := blocked(user, source, both):
+            return reason
+        self.values[user] = normal_form(now, value(source).dtype, both, user, [user])
+        return None
+
+    def _cat(self, user: fx.Node, node: fx.Node, now: Expr, map_: Affine) -> str | None:
+        """Go on with a map that leaves the other parts as they are."""
+        parts: Any = user.args[0]
+        dim: Any = user.args[1]
+        if parts.count(node) > 1 or map_.axis not in (None, dim):
+            return f"its reader {named(user)} does not keep the channel axis whole"
+        start = sum(value(part).shape[dim] for part in parts[: parts.index(node)])
+        size, own = value(user).shape[dim], map_.along(dim, value(node).shape[dim])
+        scale, shift = torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+        scale[start : start + len(own.scale)], shift[start : start + len(own.scale)] = own.scale, own.shift
+        self.covers.append(user)
+        new = [now if part is node else part for part in parts]
+        moved = affine(dim, scale, shift, map_.dtype)
+        return self.push(user, Call(user.target, (new, dim), of=(user,)), moved)
 
     def _through(self, user: fx.Node, now: Expr, map_: Affine) -> str | None:
         step = STEPS.get(user.target)
@@ -123,7 +209,16 @@ class _Way:
         if moved is None:
             return f"its reader {named(user)} does not keep the channel axis whole"
         self.covers.append(user)
-        return self.push(user, Call(user.target, (now, *user.args[1:]), user.kwargs), moved)
+        return self.push(user, Call(user.target, (now, *user.args[1:]), user.kwargs, (user,)), moved)
+
+
+def reading(call: Call, source: Expr, of: tuple[fx.Node, ...]) -> Call:
+    """The call of a linear op, and what stands behind it, over another input."""
+    if call.op in (CONVOLUTION, LINEAR):
+        return Call(call.op, (source, *call.args[1:]), call.kwargs, of)
+    inner = call.args[0]
+    assert isinstance(inner, Call)
+    return Call(call.op, (reading(inner, source, of), *call.args[1:]), call.kwargs, of)
 
 
 def _permute(node: fx.Node, map_: Affine) -> Affine:
@@ -179,3 +274,10 @@ STEPS: dict[Any, Callable[[fx.Node, Affine], Affine | None]] = {
     aten.adaptive_avg_pool1d.default: _adaptive_average,
     aten.adaptive_avg_pool2d.default: _adaptive_average,
 }
+
+NORMS: dict[Any, tuple[int, int]] = {
+    aten.layer_norm.default: (-1, 2),
+    aten.rms_norm.default: (-1, 1),
+    aten.group_norm.default: (1, 2),
+}
+"""Norms with weights: the axis that these lie along, and how many there are from the third argument on."""

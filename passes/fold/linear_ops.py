@@ -2,6 +2,7 @@
 
     after:   s * (W x + b) + t  ==  (s W) x + (s b + t)
     before:  W (s x + t) + b    ==  (W s) x + (b + sum_in W t)      where no zero padding enters the sum
+             W (s x + t) + b    ==  (W s) x + map                   where it does, with map = W (t) + b at each place
 
 Everything is computed in float64 and cast once to the weight's type. Weights are copied, never changed in
 place: another layer may be tied to them.
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ...ir import linear
 from ...ir.program import Program
 from ...ir.rewrite import Call, Weight
 from .affine import Affine, constant, value, wider
@@ -61,22 +63,44 @@ def after(node: fx.Node, map_: Affine, program: Program) -> Call | str:
     return _rebuilt(node, program, weight * _per_output(node, weight, map_.scale), new_bias)
 
 
-def before(node: fx.Node, map_: Affine, program: Program) -> Call | str:
-    """Return the op that computes `node` with `map_` put before it, reading the same first argument."""
+def before(node: fx.Node, map_: Affine, program: Program, largest_map: int = 0) -> Call | str:
+    """Return the op that computes `node` with `map_` put before it, reading the same first argument.
+
+    A zero-padded convolution takes a shift as an addition of at most `largest_map` numbers behind it.
+    """
     if reason := check(node, map_, program):
         return reason
     shifted = bool(map_.shift.any())
-    if shifted and node.target is CONVOLUTION and any(node.args[4]):  # type: ignore[arg-type]
-        return f"{named(node)} pads with zeros, which the shift would have to change"
     if shifted and is_transposed(node):
         return f"a transposed convolution sums fewer taps at its border, so {named(node)} cannot take the shift"
     weight, bias = _parameters(node, program)
     source: Any = node.args[0]
     map_ = map_.along(channel_axis(node), value(source).shape[channel_axis(node)])
+    if shifted and node.target is CONVOLUTION and any(node.args[4]):  # type: ignore[arg-type]
+        if value(node)[0].numel() > largest_map:
+            return f"{named(node)} pads with zeros, which the shift would have to change"
+        return _with_map(node, map_, program, weight, bias)
     if shifted:
         moved = (weight * _per_input(node, weight, map_.shift)).flatten(1).sum(1)
         bias = moved if bias is None else bias + moved
     return _rebuilt(node, program, weight * _per_input(node, weight, map_.scale), bias)
+
+
+def _with_map(node: fx.Node, map_: Affine, program: Program, weight: Tensor, bias: Tensor | None) -> Call | str:
+    """Return a padded convolution of the scaled input, and behind it what the shift and the bias add at each place."""
+    source: Any = node.args[0]
+    stride, padding, dilation, groups = (*node.args[3:6], node.args[8])
+    extents: Any = value(source).shape[2:]
+    op = linear.convolution(weight, bias, stride, padding, dilation, groups, extents)  # type: ignore[arg-type]
+    moved = linear.compose(op, linear.affine(map_.scale, map_.shift, op.source))
+    assert isinstance(moved, linear.Linear)
+    scaled = _rebuilt(node, program, moved.weight, None)
+    if isinstance(scaled, str):
+        return scaled
+    place = name_of(node.args[1]).rpartition(".")[0]
+    wide = torch.promote_types(value(node).dtype, torch.float32)
+    added = Call(aten.add.Tensor, (scaled, Weight(f"{place}.map".lstrip("."), moved.bias.to(wide).contiguous())))
+    return added if wide == value(node).dtype else Call(aten._to_copy.default, (added,), {"dtype": value(node).dtype})
 
 
 def _parameters(node: fx.Node, program: Program) -> tuple[Tensor, Tensor | None]:

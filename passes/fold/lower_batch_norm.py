@@ -70,7 +70,7 @@ def lower(node: fx.Node, program: Program) -> Replacement | Refused | None:
         return None
     if not map_.finite:
         return Refused("its scale or shift is infinite or not a number", node) if has_batch_norm(ops) else None
-    return Replacement({node: normal_form(source, map_, node, ops)}, covers=tuple(ops[:-1]))
+    return Replacement({node: normal_form(source, value(source).dtype, map_, node, ops)}, covers=tuple(ops[:-1]))
 
 
 def _is_normal(ops: Sequence[fx.Node]) -> bool:
@@ -80,10 +80,12 @@ def _is_normal(ops: Sequence[fx.Node]) -> bool:
     return [op.target for op in ops] == [aten.mul.Tensor, aten.add.Tensor]
 
 
-def normal_form(source: fx.Node, map_: Affine, node: fx.Node, ops: Sequence[fx.Node]) -> Expr:
-    """Return `source * scale + shift`, computed in float32 at least and cast once to the node's type."""
-    result: Expr = source
-    dtype, name = value(source).dtype, _stem(ops)
+def normal_form(source: Expr, dtype: torch.dtype, map_: Affine, node: fx.Node, ops: Sequence[fx.Node]) -> Expr:
+    """Return `source * scale + shift` in the place of `node`, in float32 at least and cast once to its type.
+
+    `source` has type `dtype`; `ops` are the run that the map was read from.
+    """
+    result, name = source, _stem(ops)
     wide = torch.promote_types(map_.dtype or value(node).dtype, torch.float32)
     for op, vector, part in ((aten.mul.Tensor, map_.scale, "scale"), (aten.add.Tensor, map_.shift, "shift")):
         if not bool((vector != (part == "scale")).any()):

@@ -40,7 +40,7 @@ def emit(op: Linear, source: fx.Node, space: Space, covers: Sequence[fx.Node]) -
             return "it would take a convolution where there is none"
         map_ = Affine(space.axis, op.weight.reshape(-1), op.flat_bias(), None)
         passes = int(bool((map_.scale != 1).any())) + int(bool(map_.shift.any()))
-        return Emitted(normal_form(source, _scalar(map_), node, list(covers)), passes)
+        return Emitted(normal_form(source, value(source).dtype, _scalar(map_), node, covers), passes)
     stem = max(linear_ops, key=lambda n: value(n.args[1]).numel())
     dtype = value(stem.args[1]).dtype
     if space.rank == 0:

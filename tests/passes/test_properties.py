@@ -10,14 +10,9 @@ from rewriting import op_names, random_inputs, relative_error, run
 from planish.ir.rewrite import erase_dead
 from planish.ir.text import parse_program, print_program
 from planish.ir.verify import verify
-from planish.passes.fold.fold_affine_backward import FoldAffineBackward
-from planish.passes.fold.fold_affine_forward import FoldAffineForward
-from planish.passes.fold.fold_constants import FoldConstants
-from planish.passes.fold.lower_batch_norm import LowerBatchNorm
 from planish.passes.group.group_regions import GroupRegions
 from planish.passes.manager import run_passes
-
-FOLD = (FoldConstants(), FoldAffineBackward(), FoldAffineForward(), LowerBatchNorm())
+from planish.passes.pipelines import FOLD
 
 
 @settings(max_examples=settings.default.max_examples // 2)
@@ -32,12 +27,10 @@ def test_folding_keeps_the_function_and_is_done_at_once(text: str) -> None:
     again = run_passes(after, FOLD)
     assert print_program(again) == print_program(after)
     batch_norms = sum(name == "batch_norm" for name in op_names(before))
-    backward, forward = (
-        next(r for r in after.report if r.name == name) for name in ("fold_affine_backward", "fold_affine_forward")
-    )
-    left = [s for s in backward.refused if s.op == "aten.batch_norm.default"]
-    assert all(s.reason for s in (*left, *forward.refused))
-    assert len(left) <= batch_norms
+    refused = [(r.name, s) for r in after.report for s in r.refused]
+    assert all(site.reason for _, site in refused)
+    backward = next(r for r in after.report if r.name == "fold_affine_backward")
+    assert sum(s.op == "aten.batch_norm.default" for s in backward.refused) <= batch_norms
 
 
 @settings(max_examples=settings.default.max_examples // 2)
