@@ -19,13 +19,18 @@ from kernel_case import HOST, Built, aten, build, derive, loops, make_task, rand
 from planish.backends.tvm.kernels.conv import Conv, read_conv
 from planish.backends.tvm.kernels.winograd import Winograd
 from planish.backends.tvm.kernels.winograd_cost import _blockings, pays, plan_blocking
-from planish.backends.tvm.kernels.winograd_points import apply, matrices
+from planish.backends.tvm.kernels.winograd_points import Axial, Form, apply, matrices
 from planish.backends.tvm.kernels.winograd_weights import packed_weight, transform
 from planish.backends.tvm.template import Refused
 
 CONV = aten.convolution.default
+AXES = [(1, 1), *((m, taps) for m in (2, 4) for taps in (3, 5, 7))]
 FACTOR = {4: 8, 2: 4}
 """Max error of one layer as a multiple of eager's: what winograd_points documents, and as much again."""
+
+
+def square(m: int) -> Form:
+    return Form(Axial(m, 3), Axial(m, 3))
 
 
 def conv(padding: Sequence[int], after: Callable[..., Any] = lambda y: y) -> Callable[..., Any]:
@@ -79,6 +84,39 @@ def test_error_of_typical_layers(m: int, channels: int, size: int) -> None:
     reference, eager = fn(*(t.double() for t in inputs)).numpy(), fn(*inputs).numpy()
     error, own = np.abs(actual - reference).max(), np.abs(eager - reference).max()
     assert error <= FACTOR[m] * own + 8 * unit_in_last_place(np.abs(reference).max(), "float32"), error / own
+
+
+KERNELS = [(4, (1, 3)), (4, (3, 1)), (4, (1, 5)), (4, (7, 1)), (4, (1, 7)), (2, (5, 5)), (2, (3, 5)), (2, (1, 7))]
+
+
+@pytest.mark.parametrize(("m", "kernel"), KERNELS)
+@settings(max_examples=4)
+@given(st.tuples(st.integers(1, 13), st.integers(1, 13)), st.integers(1, 2), st.integers(1, 40), st.integers(1, 40))
+def test_other_kernels(
+    m: int, kernel: tuple[int, int], size: tuple[int, int], batch: int, channels: int, out: int
+) -> None:
+    padding = [k // 2 for k in kernel]
+    assume(batch * out * size[0] * size[1] >= 16)
+    inputs = [randn(batch, channels, *size), randn(out, channels, *kernel, seed=1), randn(out, seed=2)]
+    check(m, conv(padding), inputs)
+
+
+@pytest.mark.parametrize(("m", "kernel"), KERNELS)
+def test_error_of_other_kernels(m: int, kernel: tuple[int, int]) -> None:
+    inputs = [randn(1, 128, 17, 17), randn(128, 128, *kernel, seed=1), randn(128, seed=2)]
+    fn = conv([k // 2 for k in kernel])
+    actual, reference = check(m, fn, inputs).run(inputs), fn(*(t.double() for t in inputs)).numpy()
+    error, scale = np.abs(actual - reference).max(), np.abs(reference).max()
+    assert error <= 4e-6 * scale, error / scale
+
+
+def test_sequences() -> None:
+    check(4, conv([1]), [randn(2, 20, 31), randn(24, 20, 3, seed=1), randn(24, seed=2)])
+    check(4, conv([0]), [randn(1, 33, 9), randn(40, 33, 7, seed=1), randn(40, seed=2)])
+
+
+def test_padding_across_the_axis_that_has_no_taps() -> None:
+    check(4, conv([2, 1]), [randn(1, 20, 5, 9), randn(24, 20, 1, 3, seed=1), randn(24, seed=2)])
 
 
 def test_without_bias() -> None:
@@ -162,21 +200,21 @@ def geometry(inputs: Sequence[torch.Tensor], padding: Sequence[int]) -> Conv:
     return found
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_matrices_are_exact(m: int) -> None:
-    found = matrices(m)
-    patch = [Fraction(n * n - 7 * n + 3, 5) for n in range(m + 2)]
-    kernel = [Fraction(2), Fraction(-3, 7), Fraction(11)]
+@pytest.mark.parametrize(("m", "taps"), AXES)
+def test_matrices_are_exact(m: int, taps: int) -> None:
+    found = matrices(Axial(m, taps))
+    patch = [Fraction(n * n - 7 * n + 3, 5) for n in range(m + taps - 1)]
+    kernel = [Fraction(2 * n * n - 3, n + 7) for n in range(taps)]
     v = [sum(c * d for c, d in zip(row, patch, strict=True)) for row in found.patch]
     u = [sum(c * g for c, g in zip(row, kernel, strict=True)) for row in found.kernel]
     products = [a * b for a, b in zip(u, v, strict=True)]
     y = [sum(c * p for c, p in zip(row, products, strict=True)) for row in found.output]
-    assert y == [sum(patch[i + k] * kernel[k] for k in range(3)) for i in range(m)]
+    assert y == [sum(patch[i + k] * kernel[k] for k in range(taps)) for i in range(m)]
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_data_transforms_have_exact_coefficients(m: int) -> None:
-    found = matrices(m)
+@pytest.mark.parametrize(("m", "taps"), AXES)
+def test_data_transforms_have_exact_coefficients(m: int, taps: int) -> None:
+    found = matrices(Axial(m, taps))
     values = [c for row in (*found.patch, *found.output) for c in row]
     assert all(Fraction(float(np.float32(float(c)))) == c for c in values)
 
@@ -184,13 +222,13 @@ def test_data_transforms_have_exact_coefficients(m: int) -> None:
 @pytest.mark.parametrize("m", [2, 4])
 def test_weights_are_transformed_in_float64_and_cast_once(m: int) -> None:
     weight = randn(5, 7, 3, 3).numpy()
-    rows = matrices(m).kernel
+    rows = matrices(Axial(m, 3)).kernel
     for o, c in [(0, 0), (4, 6)]:
         g = [[Fraction(float(v)) for v in row] for row in weight[o, c]]
         exact = [
             sum(a[k] * b[n] * g[k][n] for k in range(3) for n in range(3)) for a, b in itertools.product(rows, rows)
         ]
-        assert transform(m, weight)[:, o, c].tolist() == [float(np.float32(float(v))) for v in exact]
+        assert transform(square(m), weight)[:, o, c].tolist() == [float(np.float32(float(v))) for v in exact]
 
 
 @pytest.mark.parametrize("m", [2, 4])
@@ -199,10 +237,10 @@ def test_compiled_code_derives_the_same_bits(m: int, out: int, channels: int) ->
     weight, block = randn(out, channels, 3, 3), HOST.block
     blocks = -(-out // block)
     for each in (d for d in range(1, blocks + 1) if blocks % d == 0):
-        made = packed_weight(0, m, (blocks // each, (m + 2) ** 2, channels, each, block)).packed
+        made = packed_weight(0, square(m), (blocks // each, (m + 2) ** 2, channels, each, block)).packed
         derived = np.from_dlpack(derive(made, weight.numpy(), HOST))  # [chunk, p, c, b, lane]
         flat = derived.transpose(1, 0, 3, 4, 2).reshape((m + 2) ** 2, -1, channels)
-        np.testing.assert_array_equal(flat[:, :out], transform(m, weight.numpy()))
+        np.testing.assert_array_equal(flat[:, :out], transform(square(m), weight.numpy()))
         assert not flat[:, out:].any()
 
 
@@ -228,7 +266,7 @@ class Counted:
 def test_pairs_of_points_share_their_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planish.backends.tvm.kernels.winograd_points.once", lambda value: value)
     monkeypatch.setattr("planish.backends.tvm.kernels.winograd_points.const", lambda value: value)
-    found = matrices(4)
+    found = matrices(Axial(4, 3))
     numbers = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0]
     # B^T: two rows of 3 terms, two pairs of (2 terms, 2 terms, +, -): 16 additions without sharing.
     # A^T: two sums, two differences, then rows of 3, 2, 2 and 3 terms: 14 without.
@@ -240,19 +278,21 @@ def test_pairs_of_points_share_their_sums(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dilation", "groups", "why"),
+    ("m", "kernel", "stride", "dilation", "groups", "why"),
     [
-        ([5, 5], 1, 1, 1, "not 3x3"),
-        ([1, 3], 1, 1, 1, "not 3x3"),
-        ([3, 3], 2, 1, 1, "stride or dilation"),
-        ([3, 3], 1, 2, 1, "stride or dilation"),
-        ([3, 3], 1, 1, 2, "2 groups"),
+        (4, [5, 5], 1, 1, 1, "kernel 5x5 has no short form with tiles of 4"),
+        (2, [7, 7], 1, 1, 1, "kernel 7x7 has no short form"),
+        (4, [2, 2], 1, 1, 1, "kernel 2x2 has no short form"),
+        (4, [1, 1], 1, 1, 1, "kernel 1x1 has no short form"),
+        (4, [3, 3], 2, 1, 1, "stride or dilation"),
+        (4, [3, 3], 1, 2, 1, "stride or dilation"),
+        (4, [3, 3], 1, 1, 2, "2 groups"),
     ],
 )
-def test_refusals(kernel: list[int], stride: int, dilation: int, groups: int, why: str) -> None:
+def test_refusals(m: int, kernel: list[int], stride: int, dilation: int, groups: int, why: str) -> None:
     fn = lambda x, w, b: CONV(x, w, b, [stride] * 2, [1, 1], [dilation] * 2, False, [0, 0], groups)  # noqa: E731
     inputs = [randn(1, 32, 8, 8), randn(32, 32 // groups, *kernel), randn(32)]
-    refused = Winograd(4, anywhere=True).wants(make_task(fn, inputs, (1, 2), anchor=CONV))
+    refused = Winograd(m, anywhere=True).wants(make_task(fn, inputs, (1, 2), anchor=CONV))
     assert isinstance(refused, Refused)
     assert why in refused.reason
 
@@ -262,7 +302,7 @@ def test_a_volume_is_refused() -> None:
         make_task(conv([0, 1, 1]), layer((1, 20, 2, 6, 9), 24), (1, 2), anchor=CONV)
     )
     assert isinstance(refused, Refused)
-    assert "not 3x3 over an image" in refused.reason
+    assert "not over an image" in refused.reason
 
 
 def test_pays_where_arithmetic_is_the_limit() -> None:

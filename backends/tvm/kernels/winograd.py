@@ -1,11 +1,12 @@
-"""Winograd's convolution, 3x3, stride 1, float32, blocked channels: F(m x m, 3 x 3) with m = 4 or 2.
+"""Winograd's convolution of stride 1, float32, blocked channels: F(m x m, 3 x 3) with m = 4 or 2, and its kin.
 
     y[tile] = epilogue(b + A^T [ sum over c:  U[p, c, o] * V[p, tile, c] ] A)     U = G g G^T,  V = B^T d B,  p < t*t
 
-9 m^2 / t^2 multiplications become one: 4 with m = 4 (t = 6), 2.25 with m = 2 (t = 4). A task takes a block of tiles
-and a group of output channels: it transforms the tiles' patches into V, then for each chunk of channels makes t*t
-small matrix products and transforms them back, all in the thread's scratch, which fits the second-level cache. U is
-made in float64 once, packed in the order in which it is read:
+9 m^2 / t^2 multiplications become one: 4 with m = 4 (t = 6), 2.25 with m = 2 (t = 4). The same for 5x5 (2.8), and
+along one axis alone for 1x3, 1x5, 1x7, their transposes and sequences (2, 2.5 and 2.8 with m = 4). A task takes a
+block of tiles and a group of output channels: it transforms the tiles' patches into V, then for each chunk of channels
+makes t*t small matrix products and transforms them back, all in the thread's scratch, which fits the second-level
+cache. U is made in float64 once, in the order in which it is read:
 
     [chunk of output blocks][p][input channel][block of the chunk][lane]
 
@@ -43,10 +44,10 @@ PART = 32
 
 
 class Winograd:
-    """The template: dense 3x3 convolutions of stride 1 over images."""
+    """The template: dense convolutions of stride 1 over images and sequences, with kernels that have a short form."""
 
     def __init__(self, m: int, anywhere: bool = False) -> None:
-        """`m` x `m` output pixels in a tile, 4 or 2; `anywhere`: also where direct convolution should be faster."""
+        """Tiles with sides of `m` pixels, 4 or 2; `anywhere`: also where direct convolution should be faster."""
         assert m in (2, 4), m
         self.m = m
         self.name = f"winograd{m}"
@@ -61,7 +62,7 @@ class Winograd:
             return Refused("numerics='strict' asks for the direct algorithm")
         if task.inputs[conv.x].dtype != "float32":
             return Refused("the transforms need float32")
-        if reason := suits(conv):
+        if reason := suits(conv, self.m):
             return Refused(reason)
         if not self._anywhere and not pays(conv, task.target, self.m):
             return Refused("direct convolution should be faster")
@@ -97,14 +98,16 @@ class _Kernel:
 
     def __init__(self, task: Task, conv: Conv, blocking: Blocking) -> None:
         self.task, self.conv, self.blocking = task, conv, blocking
-        self.m, self.t = blocking.m, blocking.m + 2
-        self.matrices = matrices(self.m)
+        self.form = blocking.form
+        self.sides = matrices(self.form.height), matrices(self.form.width)
         self.block = task.target.block
         self.columns = blocking.blocks * self.block
         self.in_blocks = -(-conv.channels // self.block)
         self.out_blocks = blocking.chunks * blocking.blocks
         self.layout = f"c{self.block}"
-        self.grid = (conv.batch, *(-(-a.out // self.m) for a in conv.axes[1:]))
+        height, width = conv.axes[1:]
+        tiles = -(-height.out // self.form.height.outputs), -(-width.out // self.form.width.outputs)
+        self.grid = (conv.batch, *tiles)
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -128,8 +131,8 @@ class _Kernel:
         f, plan = self.f, self.blocking
         with f.parallel(plan.groups * plan.tile_blocks) as task:
             group, block = f.unravel(task, [plan.groups, plan.tile_blocks])
-            patches = f.scratch((self.t**2, plan.tiles, plan.patch_stride))
-            products = f.scratch((self.t**2, plan.tiles, self.columns))
+            patches = f.scratch((self.form.points, plan.tiles, plan.patch_stride))
+            products = f.scratch((self.form.points, plan.tiles, self.columns))
             first, larger = f.let(block * plan.fewest + tirx.min(block, plan.larger)), block < plan.larger
             count = f.let(plan.fewest + tirx.if_then_else(larger, 1, 0)) if plan.larger else plan.fewest
             self._transform_patches(patches, first, count)
@@ -143,11 +146,12 @@ class _Kernel:
 
     def _transform_patches(self, patches: Buffer, first: Expr, count: Expr) -> None:
         """V[p, tile, c] of the block's tiles; what lies outside the image is zero and never read."""
-        f, (_, h, w) = self.f, self.conv.axes
-        copy = f.scratch((self.t, self.t, self.block))
+        f, (_, h, w), form = self.f, self.conv.axes, self.form
+        size = form.height.points, form.width.points
+        copy = f.scratch((*size, self.block))
         with f.serial(self.in_blocks) as channel, f.serial(count) as tile:
             n, ty, tx = f.unravel(first + tile, self.grid)
-            y, x = f.let(ty * self.m - h.pad), f.let(tx * self.m - w.pad)
+            y, x = f.let(ty * form.height.outputs - h.pad), f.let(tx * form.width.outputs - w.pad)
 
             def inside() -> None:
                 self._patch(patches, tile, channel, lambda i, j, v: self.x[n, channel, y + i, x + j, v])
@@ -156,7 +160,7 @@ class _Kernel:
                 self._copy_patch(copy, n, channel, y, x)
                 self._patch(patches, tile, channel, lambda i, j, v: copy[i, j, v])
 
-            whole = tirx.all(y >= 0, x >= 0, y + self.t <= h.size, x + self.t <= w.size)
+            whole = tirx.all(y >= 0, x >= 0, y + size[0] <= h.size, x + size[1] <= w.size)
             f.branches([(whole, inside), (True, border)])
 
     def _copy_patch(self, copy: Buffer, n: Expr, channel: Expr, y: Expr, x: Expr) -> None:
@@ -167,24 +171,25 @@ class _Kernel:
             with f.lanes(self.block) as v:
                 f.store(copy, self.x[n, channel, y + i, x + j, v] if real else const(0.0), [i, j, v])
 
-        with f.serial(self.t) as i, f.serial(self.t) as j:
+        with f.serial(self.form.height.points) as i, f.serial(self.form.width.points) as j:
             seen = tirx.all(y + i >= 0, y + i < h.size, x + j >= 0, x + j < w.size)
             f.branches([(seen, partial(fill, i, j, True)), (True, partial(fill, i, j, False))])
 
     def _patch(self, patches: Buffer, tile: Expr, channel: Expr, load: Any) -> None:
         """B^T d B of one patch and one block of channels."""
-        f, t, side = self.f, self.t, self.matrices.patch
+        f, rows, columns = self.f, self.form.height.points, self.form.width.points
+        down, across = (side.patch for side in self.sides)
         with f.lanes(self.block) as v:
-            half = [apply(side, [once(load(i, j, v)) for i in range(t)]) for j in range(t)]
+            half = [apply(down, [once(load(i, j, v)) for i in range(rows)]) for j in range(columns)]
             named = [[once(value) for value in column] for column in half]
-            for i in range(t):
-                for j, value in enumerate(apply(side, [named[k][i] for k in range(t)])):
-                    f.store(patches, value, [i * t + j, tile, channel * self.block + v])
+            for i in range(rows):
+                for j, value in enumerate(apply(across, [named[k][i] for k in range(columns)])):
+                    f.store(patches, value, [i * columns + j, tile, channel * self.block + v])
 
     def _multiply(self, patches: Buffer, products: Buffer, chunk: Expr, count: int) -> None:
         """The t*t products of one chunk; the weights of one p stay in the first-level cache over all tiles."""
         f = self.f
-        with f.serial(self.t**2) as p:
+        with f.serial(self.form.points) as p:
             for run in runs(Axis(count, count), self.blocking.rows):
                 with f.serial(run.count) as i:
                     self._product(patches, products, (chunk, p), run.start + i * run.width, run)
@@ -208,22 +213,22 @@ class _Kernel:
 
     def _transform_products(self, products: Buffer, chunk: Expr, first: Expr, count: Expr) -> None:
         """A^T M A of the block's tiles, then the epilogue on the pixels that are in the image."""
-        f, m, (_, h, w) = self.f, self.m, self.conv.axes
+        f, (_, h, w) = self.f, self.conv.axes
+        down, across = self.form.height.outputs, self.form.width.outputs
         with f.serial(count) as tile, f.serial(self.blocking.blocks) as b:
             n, ty, tx = f.unravel(first + tile, self.grid)
-            made = f.scratch((m, m, self.block))
+            made = f.scratch((down, across, self.block))
             block = f.let(chunk * self.blocking.blocks + b, self.out_blocks)
             with f.lanes(self.block) as v:
                 self._unpatch(made, lambda p: products[p, tile, b * self.block + v], self._bias(block, v), v)
-            rows = f.let(tirx.min(m, h.out - ty * m)) if h.out % m else m
-            columns = f.let(tirx.min(m, w.out - tx * m)) if w.out % m else m
-
-            depth = [0] * (len(self.task.output.shape) - 4)  # a volume of one slice
+            rows = f.let(tirx.min(down, h.out - ty * down)) if h.out % down else down
+            columns = f.let(tirx.min(across, w.out - tx * across)) if w.out % across else across
 
             def write(lanes: int) -> None:
                 with f.serial(rows) as i, f.serial(columns) as j, f.lanes(lanes) as v:
-                    pixel = [n, block * self.block + v, *depth, ty * m + i, tx * m + j]
-                    self.epilogue.store(pixel, made[i, j, v])
+                    space = [0, ty * down + i, tx * across + j]  # a volume of one slice, an image, or a sequence
+                    index = [n, block * self.block + v, *space[5 - len(self.task.output.shape) :]]
+                    self.epilogue.store(index, made[i, j, v])
 
             if self.exact:
                 rest = self.conv.out_channels % self.block
@@ -232,11 +237,12 @@ class _Kernel:
                 write(self.block)
 
     def _unpatch(self, made: Buffer, load: Any, bias: Expr | None, v: Expr) -> None:
-        t, side = self.t, self.matrices.output
-        half = [apply(side, [once(load(i * t + j)) for i in range(t)]) for j in range(t)]
+        rows, columns = self.form.height.points, self.form.width.points
+        down, across = (side.output for side in self.sides)
+        half = [apply(down, [once(load(i * columns + j)) for i in range(rows)]) for j in range(columns)]
         named = [[once(value) for value in column] for column in half]
-        for i in range(self.m):
-            for j, value in enumerate(apply(side, [named[k][i] for k in range(t)])):
+        for i in range(self.form.height.outputs):
+            for j, value in enumerate(apply(across, [named[k][i] for k in range(columns)])):
                 self.f.store(made, value if bias is None else value + bias, [i, j, v])
 
     def _bias(self, block: Expr, v: Expr) -> Expr | None:
@@ -244,5 +250,5 @@ class _Kernel:
 
     def _pack_weight(self) -> PackedArg:
         """[chunk, p, c, block, lane], zeros in the lanes past the output channels."""
-        dims = (self.blocking.chunks, self.t**2, self.conv.channels, self.blocking.blocks, self.block)
-        return packed_weight(self.conv.w, self.m, dims)
+        dims = (self.blocking.chunks, self.form.points, self.conv.channels, self.blocking.blocks, self.block)
+        return packed_weight(self.conv.w, self.form, dims)

@@ -3,7 +3,8 @@
     cycles(task) = patches + chunks * (max(t*t products, their weights / bandwidth) + transforms back)
     pays(conv)   = cycles(winograd) + its weights / bandwidth < 0.9 (cycles(direct) + its weights / bandwidth)
 
-The transformed weights are t*t/9 times the bytes: a 7x7 image with 512 channels is not worth 37.7 MB of them.
+The transformed weights are t*t/9 times the bytes: a 7x7 image with 512 channels is not worth 37.7 MB of them, but it
+is worth the 16.8 MB of m = 2.
 
 Measured on Zen 4 (117 GFLOP/s a core), one thread, microseconds of CPU time with weights in the cache, and from
 memory:
@@ -25,23 +26,24 @@ from ..target import Target
 from .conv import Conv
 from .tiles import Product, Tile, choose, tiles_to_try
 from .window import Axis, split_evenly
-from .winograd_points import TAPS
+from .winograd_points import Form, form_of, matrices, terms
 
 _SCRATCH_BYTES = 640 * 1024
 """V and M of one block of tiles: what is left of a second-level cache of 1 MB beside the weights of one product."""
 
 _MOST_TILES = 64
-_PATCH = {4: 240, 2: 85}
-"""Cycles for one patch of one block of input channels."""
+_TERM, _MOVED, _STORED = 0.4, 1.85, 2.3
+"""Cycles for a coefficient of a transform, for an element of a patch that is read and written, and for one of a tile.
 
-_BACK = {4: 190, 2: 60}
-"""Cycles for one tile of one block of output channels, a plain epilogue included."""
+Measured: 240 and 85 for one patch of one block of channels of F(4x4, 3x3) and F(2x2, 3x3), 190 and 60 for a tile of
+results, a plain epilogue included.
+"""
 
 _CACHE_BYTES = 11
 """Bytes a cycle of one core from the last-level cache while it multiplies."""
 
-_MEMORY_BYTES = 12
-"""Bytes a cycle from memory, all cores together."""
+_MEMORY_BYTES, _MAPPED_BYTES = 14, 9
+"""Bytes a cycle from memory, all cores together: from huge pages, and from the small ones of a mapped file."""
 
 _DIRECT = 0.9
 """Share of peak that direct convolution reaches while its weights are in a cache."""
@@ -60,7 +62,7 @@ class Blocking:
     `rows` by `blocks` is the register tile; `groups` tasks share the chunks of each block of tiles.
     """
 
-    m: int
+    form: Form
     total: int
     tile_blocks: int
     rows: int
@@ -95,10 +97,13 @@ class Blocking:
         return (-(-self.channels // 16) | 1) * 16
 
 
-def suits(conv: Conv) -> str | None:
+def suits(conv: Conv, m: int) -> str | None:
     """Why a convolution cannot be computed this way, or None. One over a volume of one slice is one over an image."""
-    if [a.kernel for a in conv.axes] != [1, TAPS, TAPS] or conv.axes[0] != Axis(1, 1):
-        return f"kernel {tuple(a.kernel for a in conv.axes)} is not 3x3 over an image"
+    _, height, width = conv.axes
+    if conv.axes[0] != Axis(1, 1):
+        return "it is not over an image"
+    if form_of((height.kernel, width.kernel), m) is None:
+        return f"kernel {height.kernel}x{width.kernel} has no short form with tiles of {m}"
     if conv.groups != 1:
         return f"{conv.groups} groups"
     if any(a.stride != 1 or a.dilation != 1 for a in conv.axes):
@@ -116,7 +121,7 @@ def blockings_to_try(conv: Conv, m: int, target: Target, count: int = 8) -> list
     few = sorted(_blockings(conv, m, target), key=lambda b: cycles(b, target))[:count]
     best = few[0]
     out_blocks = best.chunks * best.blocks
-    product = _product(best.tiles, out_blocks, conv.channels, m, target)
+    product = _product(best.tiles, out_blocks, conv.channels, best.form, target)
     tiles = tiles_to_try(product, target, Tile(best.rows, best.blocks, target.block), count)
     names = (f"{tile.rows}x{tile.blocks}" for tile in tiles)
     return [*few, *(blocking_of(conv, m, target, best.tile_blocks, name, best.groups) for name in names)]
@@ -125,65 +130,93 @@ def blockings_to_try(conv: Conv, m: int, target: Target, count: int = 8) -> list
 def blocking_of(conv: Conv, m: int, target: Target, tile_blocks: int, tile: str, groups: int) -> Blocking:
     """The blocking that a choice names."""
     register = Tile.parse(tile, target.block)
-    total = conv.batch * prod(-(-a.out // m) for a in conv.axes[1:])
+    form = _form(conv, m)
     chunks = -(-conv.out_channels // target.block) // register.blocks
     each = -(-chunks // groups)
-    return Blocking(m, total, tile_blocks, register.rows, register.blocks, chunks, each, conv.channels)
+    return Blocking(form, _tiles(conv, form), tile_blocks, register.rows, register.blocks, chunks, each, conv.channels)
 
 
 def _blockings(conv: Conv, m: int, target: Target) -> Iterator[Blocking]:
     """All blockings whose scratch fits; at least one tile at a time."""
-    total = conv.batch * prod(-(-a.out // m) for a in conv.axes[1:])
+    form = _form(conv, m)
+    total = _tiles(conv, form)
     out_blocks = -(-conv.out_channels // target.block)
     found = False
     for tile_blocks in sorted({-(-total // p) for p in range(1, min(total, _MOST_TILES) + 1)}, reverse=True):
         largest = -(-total // tile_blocks)
-        tile = _register_tile(largest, out_blocks, conv.channels, m, target)
+        tile = choose(_product(largest, out_blocks, conv.channels, form, target), target, target.block)
         chunks = out_blocks // tile.blocks
-        bytes_ = 4 * (m + 2) ** 2 * largest * (conv.channels + 16 + tile.columns)
+        bytes_ = 4 * form.points * largest * (conv.channels + 16 + tile.columns)
         if bytes_ > _SCRATCH_BYTES and found:
             return
         found = True
         for each in sorted({-(-chunks // g) for g in range(1, chunks + 1)}):
-            yield Blocking(m, total, tile_blocks, tile.rows, tile.blocks, chunks, each, conv.channels)
+            yield Blocking(form, total, tile_blocks, tile.rows, tile.blocks, chunks, each, conv.channels)
 
 
-def _register_tile(tiles: int, out_blocks: int, channels: int, m: int, target: Target) -> Tile:
-    return choose(_product(tiles, out_blocks, channels, m, target), target, target.block)
+def _form(conv: Conv, m: int) -> Form:
+    form = form_of((conv.axes[1].kernel, conv.axes[2].kernel), m)
+    assert form is not None, conv
+    return form
 
 
-def _product(tiles: int, out_blocks: int, channels: int, m: int, target: Target) -> Product:
-    return Product(tiles, out_blocks, channels, (m + 2) ** 2 * target.threads)
+def _tiles(conv: Conv, form: Form) -> int:
+    return conv.batch * -(-conv.axes[1].out // form.height.outputs) * -(-conv.axes[2].out // form.width.outputs)
+
+
+def _product(tiles: int, out_blocks: int, channels: int, form: Form, target: Target) -> Product:
+    return Product(tiles, out_blocks, channels, form.points * target.threads)
 
 
 def cycles(plan: Blocking, target: Target) -> float:
     """Cycles of one thread, weights in the last-level cache."""
     per_block = max(1, target.block // target.lanes)
-    points, vectors = (plan.m + 2) ** 2, plan.blocks * per_block
+    points, vectors = plan.form.points, plan.blocks * per_block
     fmas = _fmas(target)
     widths = split_evenly(plan.tiles, plan.rows)
     step = sum(max(w * vectors / fmas, w / 2 + 2 * vectors, 4) + 0.5 for w in widths)
     weights = points * plan.channels * plan.blocks * target.block * 4
     products = max(points * plan.channels * step, weights / _CACHE_BYTES)
-    patches = plan.tiles * -(-plan.channels // target.block) * per_block * _PATCH[plan.m]
+    patches = plan.tiles * -(-plan.channels // target.block) * per_block * _patch(plan.form)
     waves = -(-plan.tile_blocks * plan.groups // target.threads)
-    return waves * (patches + plan.chunks_per_group * (products + plan.tiles * vectors * _BACK[plan.m]))
+    return waves * (patches + plan.chunks_per_group * (products + plan.tiles * vectors * _back(plan.form)))
+
+
+def _patch(form: Form) -> float:
+    """Cycles for B^T d B of one vector of channels."""
+    rows, columns = matrices(form.height).patch, matrices(form.width).patch
+    count = form.width.points * terms(rows) + form.height.points * terms(columns)
+    return _TERM * count + _MOVED * 2 * form.points
+
+
+def _back(form: Form) -> float:
+    """Cycles for A^T M A of one vector of channels, and a plain epilogue."""
+    rows, columns = matrices(form.height).output, matrices(form.width).output
+    count = form.width.points * terms(rows) + form.height.outputs * terms(columns)
+    return _TERM * count + _STORED * (form.points + form.outputs)
 
 
 def pays(conv: Conv, target: Target, m: int = 4) -> bool:
-    """Whether F(m, 3) is faster than direct convolution inside a network, where weights come from memory."""
-    if suits(conv) or min(conv.channels, conv.out_channels) < target.block:
+    """Whether tiles of m are the fastest form, and faster than direct convolution, inside a network."""
+    if suits(conv, m) or min(conv.channels, conv.out_channels) < target.block:
         return False
-    weights = 4 * conv.channels * conv.out_channels / _MEMORY_BYTES
-    winograd = cycles(plan_blocking(conv, m, target), target) + weights * (m + 2) ** 2
-    return winograd < _GAIN * (_direct_cycles(conv, target) + weights * TAPS**2)
+    times = {other: _network_cycles(conv, other, target) for other in (4, 2) if not suits(conv, other)}
+    taps = prod(a.kernel for a in conv.axes)
+    direct = _direct_cycles(conv, target) + 4 * conv.channels * conv.out_channels * taps / _MAPPED_BYTES
+    return times[m] == min(times.values()) and times[m] < _GAIN * direct
+
+
+def _network_cycles(conv: Conv, m: int, target: Target) -> float:
+    """Cycles where the weights come from memory."""
+    plan = plan_blocking(conv, m, target)
+    return cycles(plan, target) + 4 * conv.channels * conv.out_channels * plan.form.points / _MEMORY_BYTES
 
 
 def _direct_cycles(conv: Conv, target: Target) -> float:
     """Cycles of one thread of direct convolution."""
-    pixels = conv.batch * prod(a.out for a in conv.axes)
+    pixels, taps = conv.batch * prod(a.out for a in conv.axes), prod(a.kernel for a in conv.axes)
     vectors = -(-conv.out_channels // target.block) * max(1, target.block // target.lanes)
-    return TAPS**2 * pixels * vectors * conv.channels / _fmas(target) / _DIRECT / target.threads
+    return taps * pixels * vectors * conv.channels / _fmas(target) / _DIRECT / target.threads
 
 
 def _fmas(target: Target) -> int:

@@ -1,17 +1,20 @@
 """The matrices of Winograd's short convolutions, from their interpolation points, and sums that share terms.
 
-    A^T [ (G g G^T) * (B^T d B) ] A  ==  valid correlation of the t x t patch d with the 3 x 3 kernel g,  t = m + 2
+    A^T [ (G g G^T) * (B^T d B) ] A  ==  valid correlation of the patch d with the kernel g,  t = m + r - 1
 
-m + 1 finite points and infinity. The rounding error depends on the points alone; the pairs +-a also let every
-transform share half of its sums. Max (rms) error of a layer as a multiple of eager's, normal data, 64 to 256
-channels, sums of the products in parts of 32:
+for m outputs and r taps along each axis, each with its own matrices; F(1, 1) leaves an axis alone. t - 1 finite points
+and infinity. The rounding error depends on the points alone; the pairs +-a also let every transform share half of its
+sums. Max (rms) error of a layer as a multiple of eager's, normal data, 64 to 256 channels, sums of the products in
+parts of 32, 3x3:
 
     F(4,3)  0, +-1, +-2: 22-39 (7.8-10.5, unparted)     0, +-1, 1/2, -2: 4-6 (4.5)     0, +-5/8, +-3/2: 3-4 (3.2)
     F(2,3)  0, +-1:      1-2 (1.2-1.6, unparted)
 
 Where an output sees little more than padding, its tile's error is still that of the whole tile: up to 15 times
-eager's on images of a few pixels (2e-6 of the output's scale). +-5/8 and +-3/2 are among the best of a grid of pairs,
-and all coefficients that they give B and A are exact in float32.
+eager's on images of a few pixels (2e-6 of the output's scale). All points are among the best of a grid of pairs, and
+all coefficients that they give B and A are exact in float32. Along one axis alone the error is not squared: as a share
+of the output's scale (64 channels) it is 1.0e-6 for 3x3 with m = 4, 0.9e-6 for 5x5 with m = 2, and along one axis with
+m = 4 0.4e-6 for 3 taps, 1.1e-6 for 5 and 1.7e-6 for 7.
 """
 
 from __future__ import annotations
@@ -24,43 +27,104 @@ from typing import Any
 from ..ops.lanes import once
 from .emit import Expr, const
 
-TAPS = 3
-POINTS: dict[int, tuple[Fraction, ...]] = {
-    2: (Fraction(0), Fraction(1), Fraction(-1)),
-    4: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
+PAIRS: dict[int, tuple[Fraction, ...]] = {
+    4: (Fraction(1),),
+    6: (Fraction(5, 8), Fraction(3, 2)),
+    8: (Fraction(1, 2), Fraction(1), Fraction(2)),
+    10: (Fraction(3, 8), Fraction(7, 8), Fraction(5, 4), Fraction(5, 2)),
 }
-"""Finite points of F(m, 3)."""
+"""For each t, the pairs +-a among the finite points; zero is one, too."""
+
+MOST = {1: 10, 2: 6}
+"""The largest t, by the number of axes that are transformed: what the error allows."""
+
+
+@dataclass(frozen=True)
+class Axial:
+    """F(outputs, taps) along one axis."""
+
+    outputs: int
+    taps: int
+
+    @property
+    def points(self) -> int:
+        """Products, and pixels that they need: t."""
+        return self.outputs + self.taps - 1
+
+
+@dataclass(frozen=True)
+class Form:
+    """F(m x m', r x r'): what is done along the rows' axis (height) and along the columns' (width)."""
+
+    height: Axial
+    width: Axial
+
+    @property
+    def points(self) -> int:
+        """Products for each pair of channels and each tile."""
+        return self.height.points * self.width.points
+
+    @property
+    def outputs(self) -> int:
+        """Pixels of a tile."""
+        return self.height.outputs * self.width.outputs
+
+    @property
+    def taps(self) -> int:
+        """Taps of the kernel."""
+        return self.height.taps * self.width.taps
+
+
+def form_of(kernel: tuple[int, int], m: int) -> Form | None:
+    """Tiles of m outputs along each axis that has taps, or None where there are no points for it."""
+    axes = [Axial(1, 1) if taps == 1 else Axial(m, taps) for taps in kernel]
+    used = [axis.points for axis in axes if axis.taps > 1]
+    known = used and all(t in PAIRS and t <= MOST[len(used)] for t in used)
+    return Form(*axes) if known else None
+
+
+def finite_points(axis: Axial) -> tuple[Fraction, ...]:
+    """All but infinity."""
+    pairs = PAIRS[axis.points] if axis.taps > 1 else None
+    return () if pairs is None else (Fraction(0), *(sign * a for a in pairs for sign in (1, -1)))
+
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """`output` is A^T (m x t), `kernel` is G (t x 3), `patch` is B^T (t x t)."""
+    """`output` is A^T (m x t), `kernel` is G (t x r), `patch` is B^T (t x t)."""
 
     output: Matrix
     kernel: Matrix
     patch: Matrix
 
 
-def matrices(m: int) -> Matrices:
-    """Toom and Cook's matrices of F(m, 3), transposed."""
-    points, one, zero = POINTS[m], Fraction(1), Fraction(0)
+def matrices(axis: Axial) -> Matrices:
+    """Toom and Cook's matrices of F(m, r), transposed."""
+    points, one, zero, m = finite_points(axis), Fraction(1), Fraction(0), axis.outputs
     output = tuple((*(p**i for p in points), one if i == m - 1 else zero) for i in range(m))
-    kernel = tuple(tuple(scale * v for v in row) for row, scale in factors(m))
+    kernel = tuple(tuple(scale * v for v in row) for row, scale in factors(axis))
     patch = [(*_product([q for q in points if q != p]), zero) for p in points]
     return Matrices(output, kernel, (*patch, _product(points)))
 
 
-def factors(m: int) -> list[tuple[tuple[Fraction, ...], Fraction]]:
+def factors(axis: Axial) -> list[tuple[tuple[Fraction, ...], Fraction]]:
     """G by rows, each as (powers of its point, scale)."""
     rows: list[tuple[tuple[Fraction, ...], Fraction]] = []
-    for p in POINTS[m]:
+    points, taps = finite_points(axis), axis.taps
+    for p in points:
         scale = Fraction(1)
-        for q in POINTS[m]:
+        for q in points:
             scale /= (p - q) if q != p else 1
-        rows.append((tuple(p**k for k in range(TAPS)), scale))
-    return [*rows, ((Fraction(0),) * (TAPS - 1) + (Fraction(1),), Fraction(1))]
+        rows.append((tuple(p**k for k in range(taps)), scale))
+    return [*rows, ((Fraction(0),) * (taps - 1) + (Fraction(1),), Fraction(1))]
+
+
+def terms(matrix: Matrix) -> int:
+    """Coefficients that are not zero: what applying the matrix costs."""
+    return sum(1 for row in matrix for value in row if value)
 
 
 def _product(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:

@@ -5,7 +5,7 @@
 G is a diagonal of scales times rows that are powers of the points, so that every coefficient of the sum is a dyadic
 fraction of a few bits: its products with float32 weights are exact in float64, and the compiled code gives the bits
 of `transform` whether or not it fuses multiplications and additions. The transform takes t*t/9 times the weights'
-bytes; see `Derive` for where they live.
+bytes (3x3); see `Derive` for where they live.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ..compat import IRBuilder, T, tirx
 from ..ops.lanes import lane_loop, once
 from ..template import Derive, Packed
 from .emit import ALIGNMENT, Expr, PackedArg
-from .winograd_points import TAPS, factors
+from .winograd_points import Form, factors
 
 _Terms = list[tuple[int, float]]
 
 
-def packed_weight(position: int, m: int, dims: tuple[int, int, int, int, int]) -> PackedArg:
-    """The kernel's argument, of shape `dims` = (chunks, t*t, channels, blocks of a chunk, lanes)."""
-    chunks, _, channels, blocks, lanes = dims
-    stored = (chunks * blocks, channels, TAPS * TAPS, lanes)
-    derive = Derive(f"winograd{m}", _prepare(m, stored, dims), dims, "float32")
-    return PackedArg(Packed(position, f"Oi{TAPS * TAPS}o{lanes}", partial(_store, stored), derive), dims)
+def packed_weight(position: int, form: Form, dims: tuple[int, int, int, int, int]) -> PackedArg:
+    """The kernel's argument, of shape `dims` = (chunks, points, channels, blocks of a chunk, lanes)."""
+    chunks, points, channels, blocks, lanes = dims
+    stored = (chunks * blocks, channels, form.taps, lanes)
+    derive = Derive(f"winograd of {points} points", _prepare(form, stored, dims), dims, "float32")
+    return PackedArg(Packed(position, f"Oi{form.taps}o{lanes}", partial(_store, stored), derive), dims)
 
 
 def _store(shape: tuple[int, int, int, int], weight: np.ndarray) -> np.ndarray:
@@ -41,11 +41,11 @@ def _store(shape: tuple[int, int, int, int], weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(blocks, lanes, channels, taps).transpose(0, 2, 3, 1))
 
 
-def transform(m: int, weight: np.ndarray) -> np.ndarray:
-    """G g G^T of float32 weights [o, c, ..., 3, 3], cast once: [t*t, o, c]. What the compiled code computes."""
-    taps = weight.reshape(*weight.shape[:2], TAPS * TAPS).astype(np.float64)
+def transform(form: Form, weight: np.ndarray) -> np.ndarray:
+    """G g G^T of float32 weights [o, c, taps...], cast once: [points, o, c]. What the compiled code computes."""
+    taps = weight.reshape(*weight.shape[:2], form.taps).astype(np.float64)
     made = []
-    for terms, scale in _points(m):
+    for terms, scale in _points(form):
         total = taps[..., terms[0][0]] * terms[0][1]
         for tap, factor in terms[1:]:
             total = total + taps[..., tap] * factor
@@ -53,18 +53,17 @@ def transform(m: int, weight: np.ndarray) -> np.ndarray:
     return np.stack(made)
 
 
-def _points(m: int) -> list[tuple[_Terms, float]]:
+def _points(form: Form) -> list[tuple[_Terms, float]]:
     """For each p = (i, j): the terms (tap, coefficient) of its sum, and its scale."""
     made = []
-    rows = factors(m)
-    for row, scale in rows:
-        for column, other in rows:
-            values = {k * TAPS + n: a * b for k, a in enumerate(row) for n, b in enumerate(column)}
+    for row, scale in factors(form.height):
+        for column, other in factors(form.width):
+            values = {k * form.width.taps + n: a * b for k, a in enumerate(row) for n, b in enumerate(column)}
             made.append(([(tap, float(v)) for tap, v in values.items() if v], float(Fraction(scale * other))))
     return made
 
 
-def _prepare(m: int, stored: tuple[int, ...], dims: tuple[int, ...]) -> Any:
+def _prepare(form: Form, stored: tuple[int, ...], dims: tuple[int, ...]) -> Any:
     """The PrimFunc (stored, derived): parallel over chunks and channels, a vector of output channels at a time."""
     chunks, _, channels, blocks, lanes = dims
     with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -75,8 +74,8 @@ def _prepare(m: int, stored: tuple[int, ...], dims: tuple[int, ...]) -> Any:
         with T.parallel(0, chunks * channels) as task, T.serial(0, blocks) as b:
             chunk, c = tirx.floordiv(task, channels), tirx.floormod(task, channels)
             with lane_loop(lanes) as v:
-                taps = [once(tirx.Cast("float64", source[chunk * blocks + b, c, k, v])) for k in range(TAPS * TAPS)]
-                for p, (terms, scale) in enumerate(_points(m)):
+                taps = [once(tirx.Cast("float64", source[chunk * blocks + b, c, k, v])) for k in range(form.taps)]
+                for p, (terms, scale) in enumerate(_points(form)):
                     value = _sum(terms, taps) * tirx.const(scale, "float64")
                     T.buffer_store(made, tirx.Cast("float32", value), [chunk, p, c, b, v])
     return builder.get()
