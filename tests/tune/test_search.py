@@ -8,33 +8,13 @@ from typing import Any
 import pytest
 import torch
 from kernel_case import aten, make_task
+from tune.fakes import FIRST, LAST, SECOND, SPACE, Fake, Shop
 
-from planish.backends.tvm.template import Choice, Lowered, Task, Wants
+from planish.backends.tvm.template import Choice, Task
 from planish.backends.tvm.tune.candidate import Failed
 from planish.backends.tvm.tune.database import Attempt, Database, Record
 from planish.backends.tvm.tune.search import GAIN, VISIT, Search, recall
 from planish.backends.tvm.tune.spaces import Option, Tunable, distance, nearest, options_of
-
-SPACE: list[Choice] = [{"tile": tile, "order": order} for tile in (1, 2, 3, 4) for order in ("a", "b")]
-
-
-class Fake:
-    """A template that takes every task, in one layout."""
-
-    def __init__(self, name: str, space: Sequence[Choice] = SPACE, output: str = "plain", takes: str = "plain") -> None:
-        self.name, self._space, self._wants = name, space, Wants({0: (takes,)}, output)
-
-    def wants(self, task: Task) -> Wants:
-        return self._wants
-
-    def space(self, task: Task) -> Sequence[Choice]:
-        return self._space
-
-    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
-        return Lowered(None, (0,), self._wants.output, {} if choice is None else choice)
-
-
-FIRST, SECOND, LAST = Fake("first"), Fake("second", SPACE[:2]), Fake("last")
 
 
 def task(rows: int = 8) -> Task:
@@ -43,30 +23,6 @@ def task(rows: int = 8) -> Task:
 
 def tunable(key: str = "k", seconds: float = 1.0, rows: int = 8, space: Sequence[Choice] = SPACE) -> Tunable:
     return Tunable(key, task(rows), tuple(Option(FIRST, choice) for choice in space), seconds)
-
-
-class Clock:
-    """Time as the workshop spends it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Shop:
-    """Times by formula; each takes a second of the clock."""
-
-    def __init__(self, times: Callable[[Task, Option], float | Failed], clock: Clock | None = None) -> None:
-        self.times, self.clock = times, clock or Clock()
-        self.visits: list[list[Choice]] = []
-
-    def seconds(self, task: Task, options: Sequence[Option]) -> Iterator[float | Failed]:
-        self.visits.append([option.choice for option in options])
-        for option in options:
-            self.clock.now += 1
-            yield self.times(task, option)
 
 
 def slow_but(**fast: Any) -> Callable[[Task, Option], float | Failed]:

@@ -80,15 +80,15 @@ class Winners:
 class Known:
     """A chooser that takes what a database knows, without measuring anything."""
 
-    def __init__(self, database: Database, templates: Sequence[Template]) -> None:
-        """`summary` is filled as the network is lowered."""
-        self._database, self._templates = database, templates
+    def __init__(self, database: Database, templates: Sequence[Template], machine: str | None = None) -> None:
+        """`summary` is filled as the network is lowered; `machine` names the CPU that measured, this one by default."""
+        self._database, self._templates, self._machine = database, templates, machine
         self._chosen: dict[str, Chosen] = {}
         self.summary = Summary()
 
     def __call__(self, template: Template, task: Task) -> Chosen:
         """The recorded kernel, if there still is such a choice."""
-        key = task_key(task)
+        key = task_key(task, self._machine)
         if key not in self._chosen:
             self._chosen[key] = self._find(key, template, task)
         return self._chosen[key]
