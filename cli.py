@@ -185,13 +185,18 @@ def inspect(file: File, as_json: Json = False) -> None:
 @app.command()
 def doctor(
     file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="An artifact to test here.")] = None,
+    rpc: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT/KEY", help="Examine a device behind TVM's tracker, hop by hop.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="What the device is, with --rpc.")] = "native",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Check versions, CPU and linker, compile a small model, and test FILE on this machine."""
     from .doctor import examine
     from .show import show_checks
 
-    if not show_checks(examine(file), as_json):
+    if not show_checks(examine(file, rpc, target, threads), as_json):
         raise typer.Exit(1)
 
 

@@ -1,4 +1,5 @@
-"""`planish tune MODEL`: search for faster kernels, for as long as one likes, and keep them in the tuning database.
+"""`planish tune MODEL`: search for faster kernels, for as long as one likes, and keep them in the tuning database;
+export, import and show that database.
 
 A word after `tune` that is none of its commands is the model: `planish tune MODEL` is `planish tune model MODEL`.
 """
@@ -74,3 +75,41 @@ def model(
     if output is not None:
         compiled.save(output)
     show_tuning(compiled.manifest, as_json)
+
+
+@app.command("export")
+def export_records(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write; - for standard output.")],
+    tuning_db: TuningDb = None,
+) -> None:
+    """Write all that the tuning database knows as lines of JSON, for other machines of this kind."""
+    from .backends.tvm.tune.exchange import export_file
+
+    count = export_file(tuning_db, file)
+    if file != "-":
+        typer.echo(f"{file}: {count} entries")
+
+
+@app.command("import")
+def import_records(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A file that `planish tune export` wrote; - to read one.")
+    ],
+    tuning_db: TuningDb = None,
+    as_json: Json = False,
+) -> None:
+    """Add what FILE knows to the tuning database; where both know a kernel, the faster one stays."""
+    from .backends.tvm.tune.exchange import import_file
+    from .show import show_import
+
+    show_import(file, import_file(tuning_db, file), as_json)
+
+
+@app.command("show")
+def show_records(tuning_db: TuningDb = None, as_json: Json = False) -> None:
+    """Show what the tuning database knows."""
+    from .backends.tvm.tune.exchange import open_database
+    from .show import show_database
+
+    with open_database(tuning_db) as database:
+        show_database(str(database.path), database.records(), database.all_attempts(), as_json)

@@ -30,8 +30,10 @@ class Check:
         return asdict(self)
 
 
-def examine(path: str | None = None) -> Iterator[Check]:
-    """Check the environment, and an artifact if one is given."""
+def examine(
+    path: str | None = None, rpc: str | None = None, target: str = "native", threads: int | None = None
+) -> Iterator[Check]:
+    """Check the environment, and an artifact and a device if they are given."""
     yield _python()
     yield from _distributions()
     yield from _guarded("cpu", _cpu)
@@ -39,6 +41,8 @@ def examine(path: str | None = None) -> Iterator[Check]:
         yield from _guarded("target", _target)
         yield from _guarded("linker", _linker)
         yield from _guarded("compile", _tiny_model)
+    if rpc is not None:
+        yield from _guarded(rpc, lambda: _device(rpc, target, threads))
     if path is not None:
         yield from _guarded(path, lambda: _artifact(path))
 
@@ -178,3 +182,13 @@ def _artifact(path: str) -> str:
     if compiled.manifest["selftest"] is None:
         return f"made for {made_for}, loads here; it has no self-test, for it was made on another kind of machine"
     return f"made for {made_for}, loads here, and its self-test agrees (difference {compiled.selftest():.1g})"
+
+
+def _device(rpc: str, target: str, threads: int | None) -> str:
+    """Go to a device hop by hop: tracker, server, session, upload, run."""
+    from .backends.tvm.target import parse_target
+    from .backends.tvm.tune.rpc import examine as examine_device
+    from .backends.tvm.worker import shared_pool
+
+    found = examine_device(rpc, parse_target(target, threads), shared_pool())
+    return f"tracker and server answer, code for {target} runs there: {found.model}, {found.threads} thread(s)"

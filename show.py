@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -71,6 +72,38 @@ def show_tuning(manifest: Manifest, as_json: bool) -> None:
     out = _console()
     _print_tuning(out, manifest)
     _print_steps(out, manifest)
+
+
+def show_import(file: str, merged: Any, as_json: bool) -> None:
+    """What an import of tuning records did."""
+    if as_json:
+        print_json({"file": file, **merged._asdict()})
+        return
+    kept = merged.records - merged.taken
+    known = f"; {kept} were known already, as fast or faster" if kept else ""
+    _console().print(
+        f"{escape(file)}: {merged.taken} of {merged.records} kernels taken{known}, {merged.attempts} attempts"
+    )
+
+
+def show_database(path: str, records: Any, attempts: Any, as_json: bool) -> None:
+    """What a tuning database knows: for each task the kernel, its time, and what it gains over the default."""
+    failed = [(key, attempt) for key, attempt in attempts if attempt.seconds is None]
+    if as_json:
+        entries = [{"key": key, **vars(record)} for key, record in records]
+        failures = [{"key": key, **vars(attempt)} for key, attempt in failed]
+        print_json({"file": path, "records": entries, "attempts": len(attempts), "failed": failures})
+        return
+    out = _console()
+    table = _table("task", "kernel", "choice", "µs", "default", "gain")
+    for _, r in sorted(records, key=lambda pair: pair[1].what):
+        choice = " ".join(f"{name}={value}" for name, value in r.choice.items())
+        times = (f"{1e6 * r.seconds:.1f}", f"{1e6 * r.default_seconds:.1f}", f"{r.default_seconds / r.seconds:.2f}")
+        table.add_row(escape(r.what), r.template, escape(choice), *times)
+    out.print(table)
+    out.print(f"{escape(path)}: {len(records)} kernels of {len(attempts)} tried, {len(failed)} failed")
+    for why, count in Counter(attempt.why for _, attempt in failed).most_common(5):
+        out.print(f"    {count} x {escape(why)}", soft_wrap=True)
 
 
 def show_outputs(outputs: Mapping[str, Array], written: list[str], as_json: bool) -> None:
@@ -241,7 +274,19 @@ def _bytes(count: int) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        numeric = column in ("applied", "refused", "seconds", "min", "max", "mean", "MFLOP", "call", "gain")
+        numeric = column in (
+            "applied",
+            "refused",
+            "seconds",
+            "min",
+            "max",
+            "mean",
+            "MFLOP",
+            "call",
+            "gain",
+            "µs",
+            "default",
+        )
         table.add_column(column, justify="right" if numeric else "left")
     return table
 

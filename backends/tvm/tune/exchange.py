@@ -8,18 +8,74 @@ is checked before any of it is taken, and where two files know the same task, th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 from ....errors import TuningDatabaseError
-from .database import Attempt, Database, Record, as_choice
+from ..files import write_atomically
+from .database import Attempt, Database, Record, as_choice, default_path
 
 FORMAT = "planish tuning"
 VERSION = 1
 
 Entries = tuple[list[tuple[str, Record]], list[tuple[str, Attempt]]]
+
+
+class Merged(NamedTuple):
+    """What an import did: entries in the file, and how many of them were taken."""
+
+    records: int
+    attempts: int
+    taken: int
+
+
+def open_database(path: str | os.PathLike[str] | None) -> Database:
+    """The database at `path`, or the user's own; raises TuningDatabaseError if there is none."""
+    chosen = default_path() if path is None else Path(path)
+    if chosen is None or not chosen.exists():
+        raise TuningDatabaseError(
+            f"There is no tuning database at {chosen}." if chosen else "Nothing is kept: PLANISH_CACHE_DIR is empty.",
+            "Tune a model or import a database first, or give --tuning-db.",
+        )
+    return Database(chosen)
+
+
+def export_file(database: str | os.PathLike[str] | None, file: str) -> int:
+    """Write a database's entries to `file` ("-": standard output); how many there are."""
+    with open_database(database) as source:
+        lines = list(written(source))
+    if file == "-":
+        sys.stdout.writelines(lines)
+    else:
+
+        def fill(stream: BinaryIO) -> None:
+            stream.writelines(line.encode() for line in lines)
+
+        write_atomically(file, fill)
+    return len(lines) - 1
+
+
+def import_file(database: str | os.PathLike[str] | None, file: str) -> Merged:
+    """Add a file's entries ("-": standard input) to a database, which is made if there is none."""
+    path = default_path() if database is None else Path(database)
+    if path is None:
+        raise TuningDatabaseError("Nothing is kept: PLANISH_CACHE_DIR is empty.", "Give --tuning-db.")
+    try:
+        with contextlib.nullcontext(sys.stdin) if file == "-" else open(file, encoding="utf-8") as lines:
+            records, attempts = read(lines, file)
+    except OSError as error:
+        raise TuningDatabaseError(f"{file} cannot be read: {error.strerror}.", "Check the path.") from None
+    except UnicodeDecodeError:
+        raise _refusal(file, "it is no text") from None
+    with Database(path) as target:
+        taken, _ = target.merge(records, attempts)
+    return Merged(len(records), len(attempts), taken)
 
 
 def written(database: Database) -> Iterator[str]:
