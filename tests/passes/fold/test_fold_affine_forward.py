@@ -246,3 +246,105 @@ def test_refuses_to_lose_precision() -> None:
 
 def test_a_scalar_that_stays_is_not_worth_a_report() -> None:
     assert rewritten(FOLD, f"{HEAD}{SCALE}%y: f64[2, 4, 6, 6] = relu(%bn)\nreturn %y }}")[1:] == ([], [])
+
+
+def test_through_a_cat_beside_other_parts() -> None:
+    text = (
+        f"{HEAD}{BN}%s: f64[2, 4, 6, 6] = sigmoid(%x)\n%c: f64[2, 8, 6, 6] = cat([%s, %bn], 1)\n"
+        f"%y: f64[2, 3, 6, 6] = convolution(%c, @u, none, {ONE})\nreturn %y }}"
+    ).replace("  %r:", "  @u: f64[3, 8, 1, 1]\n  %r:")
+    assert op_names(rewritten(FOLD, text)[0]) == ["relu", "sigmoid", "cat", "convolution"]
+
+
+def test_refuses_a_cat_along_another_axis() -> None:
+    reason = refused_bn(
+        f"%s: f64[2, 4, 6, 6] = sigmoid(%x)\n%c: f64[2, 4, 12, 6] = cat([%s, %bn], 2)\n"
+        f"%y: f64[2, 3, 12, 6] = convolution(%c, @w, none, {ONE})\nreturn %y"
+    )
+    assert reason == "its reader c does not keep the channel axis whole"
+
+
+def test_another_affine_takes_it_in_behind_views() -> None:
+    text = (
+        f"{HEAD}{BN}%p: f64[2, 6, 6, 4] = permute(%bn, [0, 2, 3, 1])\n%q: f64[2, 6, 6, 4] = mul.Tensor(%p, @h)\n"
+        "%y: f64[2, 6, 6, 4] = relu(%q)\nreturn %y }"
+    )
+    assert op_names(rewritten(FOLD, text)[0]) == ["relu", "permute", "mul", "add", "relu"]
+
+
+MAPPED = f"""program(%x: f64[2, 4, 6, 6]) normalized {{
+  @g: f64[4]
+  @h: f64[4]
+  @m: f64[4]
+  @v: f64[4] = positive(3)
+  @p: f64[3, 4, 3, 3]
+  @b: f64[3]
+  %bn: f64[2, 4, 6, 6] = batch_norm(%x, @g, @h, @m, @v, false, 0.1, 1e-05, false)   # norm
+  %y: f64[2, 3, 6, 6] = convolution(%bn, @p, @b, {PADDED})   # conv
+  return %y
+}}"""
+
+
+def test_a_shift_of_the_input_becomes_a_map_behind_a_padded_convolution() -> None:
+    after, applied, _ = rewritten(FOLD, MAPPED)
+    assert op_names(after) == ["convolution", "add"]
+    assert len(applied) == 1
+    shapes = sorted(list(w.shape) for w in after.weights.values())
+    assert shapes == [[3, 4, 3, 3], [3, 6, 6]]
+
+
+def test_a_map_needs_a_pass_over_memory_that_it_saves() -> None:
+    # 2 * 2 * 4 * 6 * 6 = 576 numbers are read and written for the norm; a map of 17 channels has 612
+    wide = (
+        MAPPED.replace("@p: f64[3, 4", "@p: f64[17, 4")
+        .replace("@b: f64[3]", "@b: f64[17]")
+        .replace("[2, 3,", "[2, 17,")
+    )
+    assert refusal(FOLD, wide) == "y (conv) pads with zeros, which the shift would have to change"
+    fused = MAPPED.replace("%bn:", "%r: f64[2, 4, 6, 6] = relu(%x)\n%bn:").replace("batch_norm(%x", "batch_norm(%r")
+    assert refusal(FOLD, fused) == "y (conv) pads with zeros, which the shift would have to change"
+
+
+@pytest.mark.parametrize(
+    ("norm", "bare", "weight"),
+    [
+        ("layer_norm(%x, [4], @g, @h, 1e-05, true)", "layer_norm(%x, [4], none, none, 1e-05, true)", "@g, @h"),
+        ("rms_norm(%x, [4], @g, 1e-05)", "rms_norm(%x, [4], none, 1e-05)", "@g"),
+    ],
+)
+def test_norms_give_their_weights_to_all_their_readers(norm: str, bare: str, weight: str) -> None:
+    declared = "".join(f"@{name}: f64[4]\n" for name in ("g", "h") if f"@{name}" in weight)
+    text = f"""program(%x: f64[2, 5, 4]) normalized {{
+      {declared}@q: f64[6, 4]
+      @k: f64[3, 4]
+      %n: f64[2, 5, 4] = {norm}
+      %a: f64[2, 5, 6] = linear(%n, @q, none)
+      %s: f64[2, 1, 4] = slice.Tensor(%n, 1, 0, 1, 1)
+      %b: f64[2, 1, 3] = linear(%s, @k, none)
+      return (%a, %b)
+    }}"""
+    after, applied, _ = rewritten(FOLD, text)
+    assert len(applied) == 1
+    first = next(n for n in after.graph.nodes if n.op == "call_function")
+    assert bare.startswith(str(first.target).split(".")[1])
+    assert [a for a in first.args[2:4] if isinstance(a, torch.fx.Node)] == []
+
+
+def test_group_norm_gives_its_weights_to_unpadded_convolutions() -> None:
+    text = f"""{HEAD}%n: f64[2, 4, 6, 6] = group_norm(%r, 2, @g, @h, 1e-05, true)
+      %y: f64[2, 3, 6, 6] = convolution(%n, @w, none, {ONE})
+      return %y }}"""
+    after, applied, _ = rewritten(FOLD, text)
+    assert (op_names(after), len(applied)) == (["relu", "group_norm", "convolution"], 1)
+
+
+def test_a_norm_that_a_sum_reads_keeps_its_weights() -> None:
+    text = """program(%x: f64[2, 4]) normalized {
+      @g: f64[4]
+      @q: f64[4, 4]
+      %n: f64[2, 4] = layer_norm(%x, [4], @g, none, 1e-05, true)
+      %a: f64[2, 4] = linear(%n, @q, none)
+      %y: f64[2, 4] = add.Tensor(%n, %a)
+      return %y
+    }"""
+    assert refusal(FOLD, text) == "its reader y is not linear in it"
