@@ -45,12 +45,17 @@ def find(probes: Sequence[Mapping[str, Any]], run: Run) -> Limits | None:
     return Limits(rates, memory)
 
 
-def _best_seconds(probe: Mapping[str, Any], run: Run) -> float:
+def prepared(probe: Mapping[str, Any], run: Run) -> Callable[[], None]:
+    """A call of one probe."""
     # Ones, written: pages of untouched zeros are all the same page, and lie in the cache.
     arrays = [np.ones(shape, dtype) for shape, dtype in probe["arguments"]]
-    best = float("inf")
+    return lambda: run(probe["symbol"], arrays)
+
+
+def _best_seconds(probe: Mapping[str, Any], run: Run) -> float:
+    call, best = prepared(probe, run), float("inf")
     for _ in range(REPEAT):
         start = time.perf_counter()
-        run(probe["symbol"], arrays)
+        call()
         best = min(best, time.perf_counter() - start)
     return best

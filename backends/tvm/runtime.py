@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ...ir.signature import Signature, TensorSpec
 from . import selftest, tensors
 from .artifact import Artifact, Contents
 from .engine import Engine
-from .limits import find
+from .limits import find, prepared
 from .profile import Profile, measure
 from .threads import check_threads
 
@@ -130,6 +130,17 @@ class Compiled:
         limits = find(self._calls["probes"], engine.run_kernel)
         observed = functools.partial(engine.observed, arguments)
         return measure(observed, self._calls, runs, lambda: engine.call(arguments), limits, self.threads)
+
+    def probe(self, name: str) -> tuple[Callable[[], None], int]:
+        """A call that does nothing but arithmetic in the dtype `name`, or read "memory"; and its operations or bytes.
+
+        Raises ArtifactError where the artifact has no such probe: its CPU has no such arithmetic.
+        """
+        for probe in self._calls["probes"]:
+            if probe["name"] == name:
+                return prepared(probe, self._engine.run_kernel), probe["amount"]
+        has = ", ".join(probe["name"] for probe in self._calls["probes"]) or "none"
+        raise ArtifactError(f"{self._artifact.name} has no probe of {name}.", f"It has {has}.")
 
     def selftest(self) -> float:
         """Run the vector inside the artifact; the largest difference relative to the outputs' scale.
