@@ -8,8 +8,9 @@ from __future__ import annotations
 from math import pi, sqrt
 
 from ..compat import tirx
+from .exponential import exp_saturated, normal_tail
 from .lanes import PrimExpr, let
-from .math import absolute, clip, const, dtype_of, erf, exp, expm1, ln, log1p, maximum, minimum, select, tanh
+from .math import absolute, clip, const, dtype_of, erf, exp, expm1, ln, log1p, maximum, minimum, select
 
 
 def _c(x: PrimExpr, value: float) -> PrimExpr:
@@ -23,16 +24,27 @@ def relu(x: PrimExpr) -> PrimExpr:
 
 
 def gelu(x: PrimExpr, *, approximate: str = "none") -> PrimExpr:
-    """With the error function, or its tanh approximation."""
+    """x Phi(x) = max(x, 0) - |x| Phi(-|x|), or its approximation by tanh: x sigmoid(2 y)."""
     if approximate == "tanh":
-        inner = _c(x, sqrt(2 / pi)) * (x + _c(x, 0.044715) * x * x * x)
-        return _c(x, 0.5) * x * (_c(x, 1.0) + tanh(inner))
-    return _c(x, 0.5) * x * (_c(x, 1.0) + erf(x * _c(x, sqrt(0.5))))
+        return let(x, lambda x: _gelu_tanh(x))
+    if dtype_of(x) != "float32":
+        return _c(x, 0.5) * x * (_c(x, 1.0) + erf(x * _c(x, sqrt(0.5))))
+
+    def exact(x: PrimExpr) -> PrimExpr:
+        return let(minimum(_c(x, 6.0), absolute(x)), lambda a: relu(x) - a * normal_tail(a))
+
+    return let(x, exact)
+
+
+def _gelu_tanh(x: PrimExpr) -> PrimExpr:
+    """x (1 + tanh y) / 2 = x / (1 + e^-2y) with y = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    twice = x * (_c(x, 2 * sqrt(2 / pi)) + _c(x, 2 * sqrt(2 / pi) * 0.044715) * x * x)
+    return x / (_c(x, 1.0) + exp_saturated(_c(x, 0.0) - twice))
 
 
 def silu(x: PrimExpr) -> PrimExpr:
     """x sigmoid(x)."""
-    return x / (_c(x, 1.0) + exp(_c(x, 0.0) - x))
+    return x / (_c(x, 1.0) + exp_saturated(_c(x, 0.0) - x))
 
 
 def mish(x: PrimExpr) -> PrimExpr:

@@ -73,6 +73,13 @@ def exp_flushed(x: PrimExpr) -> PrimExpr:
     return _reduce_exp(maximum(const(-88.0, F32), x), lambda n, p: (p + const(1, F32)) * _power_of_two(n))
 
 
+def exp_saturated(x: PrimExpr) -> PrimExpr:
+    """e^x with one scaling: 0 where the result would be denormal, inf from 88.4 on instead of 88.7."""
+    if dtype_of(x) != F32:
+        return libm("exp", x)
+    return _reduce_exp(clip(x, -88.0, 88.7), lambda n, p: (p + const(1, F32)) * _power_of_two(n))
+
+
 def exp2(x: PrimExpr) -> PrimExpr:
     """2^x, exact for integers."""
     if dtype_of(x) != F32:
@@ -199,6 +206,27 @@ def sigmoid(x: PrimExpr) -> PrimExpr:
         return let(z, lambda z: select(x < const(0, dtype_of(x)), z, one) / (one + z))
 
     return let(x, both)
+
+
+_TAIL = (-1.0, -1.1511052051862576, -0.4592081981664598, -0.052496172106207925, 0.0070634084115334951,
+         -0.00013692509582444569, -0.00018618597453428913, 3.9379148699036574e-05, -2.8350579104066006e-06)  # fmt: skip
+_EXP2 = (1.0, 0.6931469776000586, 0.24022242077873481, 0.055507337339570362, 0.0096715131067411574,
+         0.0013264732101532883)  # fmt: skip
+
+
+def normal_tail(a: PrimExpr) -> PrimExpr:
+    """Phi(-a), the normal distribution's tail, for float32 `a` in [0, 6]: 2^P(a), absolute error 1e-7; NaN for NaN.
+
+    2^z = 2^n 2^f: the integer n is added to the exponent's bits.
+    """
+
+    def scaled(z: PrimExpr, shifted: PrimExpr) -> PrimExpr:
+        f = z - (shifted - const(_MAGIC, F32))
+        power = let(f, lambda f: poly(f, _EXP2))
+        exponent = tirx.shift_left(tirx.reinterpret("uint32", shifted), tirx.const(23, "uint32"))
+        return tirx.reinterpret(F32, tirx.reinterpret("uint32", power) + exponent)
+
+    return let(poly(a, _TAIL), lambda z: let(z + const(_MAGIC, F32), lambda s: scaled(z, s)))
 
 
 _ERF = (0.12837914274183451, -0.37612448568382018, 0.11281346656330081, -0.02674975722380259, 0.004968752302652652,
