@@ -97,6 +97,7 @@ def call_table(plan: Plan, graph: CallGraph) -> dict[str, Any]:
         },
         "outputs": [asdict(output) for output in graph.outputs],
         "alignments": list(graph.alignments),
+        "memory": {"size": graph.memory.size, "busiest": graph.memory.busiest, "buffers": graph.memory.buffers},
         "probes": [asdict(probe) for probe in plan.probes],
     }
 

@@ -8,9 +8,7 @@ streams through t*t matrices at once would need a translation for each. Imports 
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,8 +17,7 @@ import numpy as np
 
 from .artifact import WEIGHT_ALIGNMENT, Artifact, Weight
 from .plan import Derived
-
-_HUGE_PAGE = 2**21
+from .scratch import block
 
 Key = tuple[int, Derived]
 
@@ -65,12 +62,8 @@ def _allocate(arrays: Sequence[Derived]) -> list[np.ndarray]:
         starts.append(end)
         size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
         end += -(-size // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
-    memory = mmap.mmap(-1, max(end + _HUGE_PAGE, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    base = -np.frombuffer(memory, np.uint8).ctypes.data % _HUGE_PAGE
+    memory = block(end)
     return [
-        np.frombuffer(memory, array.dtype, math.prod(array.shape), base + start).reshape(array.shape)
+        np.frombuffer(memory, array.dtype, math.prod(array.shape), start).reshape(array.shape)
         for array, start in zip(arrays, starts, strict=True)
     ]

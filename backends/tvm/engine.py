@@ -24,6 +24,7 @@ from ...errors import ArtifactError, CodegenError, MissingDependencyError
 from . import threads as pools
 from .artifact import Artifact
 from .derive import arguments
+from .scratch import buffers
 
 T = TypeVar("T")
 
@@ -48,9 +49,10 @@ class Engine:
         self._pool_size = self._ffi.get_global_func("runtime.NumThreads")
         self._release = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
         self.weight_tensors = arguments(artifact, self.tensor, self._kernel, self._in_pool)
+        self._memory = artifact.manifest["calls"]["memory"]
 
     def __del__(self) -> None:
-        """Give back what the process-wide pool keeps of activations; a machine holds its last ones until it ends."""
+        """Give back what the process-wide pool keeps of results; a machine holds its last ones until it ends."""
         release = getattr(self, "_release", None)
         if release is not None and not sys.is_finalizing():
             del self._machines
@@ -68,8 +70,8 @@ class Engine:
         """A way to run main with `observer(function, name, before, result, *args)` around each kernel."""
         machine = self._machine()
         machine["set_instrument"](observer)
-        main = machine["main"]
-        return lambda: self._in_pool(lambda: list(main(*tensors, *self.weight_tensors)))
+        main, own = machine["main"], self._own_arguments()
+        return lambda: self._in_pool(lambda: list(main(*tensors, *own)))
 
     def run_kernel(self, symbol: str, arrays: Sequence[Any]) -> None:
         """Call one kernel of the code by itself."""
@@ -84,10 +86,17 @@ class Engine:
         return pools.in_pool(self.threads, self._configure, self._pool_size, call)
 
     def _run(self, tensors: Sequence[Any]) -> list[Any]:
-        main = getattr(self._machines, "main", None)
-        if main is None:  # a machine's registers are its own: two threads in one would mix them
-            main = self._machines.main = self._machine()["main"]
-        return list(main(*tensors, *self.weight_tensors))
+        machines = self._machines
+        main = getattr(machines, "main", None)
+        if main is None:  # a machine's registers and buffers are its own: two threads in one would mix them
+            machines.own = self._own_arguments()
+            main = machines.main = self._machine()["main"]
+        return list(main(*tensors, *machines.own))
+
+    def _own_arguments(self) -> tuple[Any, ...]:
+        """What main gets besides the inputs: the weights, and the parts of a new arena."""
+        parts = buffers(self._memory["size"], self._memory["buffers"])
+        return (*self.weight_tensors, *map(self.tensor, parts))
 
     def _machine(self) -> Any:
         machine = self._module["vm_load_executable"]()

@@ -89,4 +89,4 @@ def task_key(task: Task) -> tuple[object, ...]:
             body.append(("placeholder",))
     values = tuple((v.shape, v.dtype, v.layout, v.external) for v in task.inputs)
     made = (task.output.shape, task.output.dtype, task.hint)
-    return (task.region.kind, tuple(body), values, task.constants, *made, task.numerics)
+    return (task.region.kind, tuple(body), values, task.constants, *made, task.numerics, task.within)

@@ -18,7 +18,9 @@ from .cost import region_bytes, region_flops
 from .kernel_table import KernelTable, task_key, unpacked
 from .kernels.templates import TEMPLATES
 from .layouts import Assignment, assign
-from .plan import PLAIN, Layout, Plan, Step, Value, itemsize, value_of
+from .plan import PLAIN, Layout, Plan, Step, Value, itemsize, size_of, value_of
+from .reuse import overwritable, parts_of
+from .sharing import Shares, Use, share
 from .target import Target
 from .template import Chooser, Packed, Task, Template, default_kernel
 
@@ -38,9 +40,10 @@ def lower(
     calls = _Calls(program, tasks, assign(program.graph, _alternatives(tasks, templates), target))
     results: Any = program.graph.output_node().args[0]
     named = [None if node.op == "get_attr" else calls.named(node, PLAIN) for node in results]
-    plan = Plan(calls.values, {}, {}, [], calls.inputs, ())
+    shared, shares = _share(calls, [name for name in named if name is not None])
+    plan = Plan(calls.values, {}, {}, [], calls.inputs, (), homes=shares.home)
     table = KernelTable(plan, target, choose)
-    plan.steps += [_step(call, calls.values, table) for call in calls.calls]
+    plan.steps += [_step(call, calls.values, table) for call in shared]
     plan.outputs = tuple(
         table.weight(str(node.target), unpacked(0)) if name is None else name
         for node, name in zip(results, named, strict=True)
@@ -70,7 +73,7 @@ def _alternatives(tasks: dict[fx.Node, Task], templates: Sequence[Template]) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """What becomes one step: the task of a region and its template, a conversion (no template), or a view (no task).
+    """What becomes one step: the task of a region and its template, a conversion (no region), or a view (no task).
 
     `sources` are the inputs' names: values, or weights where the task has constants.
     """
@@ -80,6 +83,12 @@ class _Call:
     output: Value
     task: Task | None = None
     template: Template | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values among its sources."""
+        constants = self.task.constants if self.task is not None else ()
+        return tuple(name for i, name in enumerate(self.sources) if i not in constants)
 
 
 class _Calls:
@@ -129,8 +138,34 @@ class _Calls:
             self.calls.append(_Call(task.region, tuple(sources), output))
         else:
             self._add(node, output)
-            task = replace(task, inputs=inputs, hint=way.output)
+            task = replace(task, inputs=inputs, output=output, hint=way.output)
             self.calls.append(_Call(task.region, tuple(sources), output, task, way.template))
+
+
+def _share(calls: _Calls, results: Sequence[str]) -> tuple[list[_Call], Shares]:
+    """Let calls work in the memory of their inputs where that is right; their tasks then say so."""
+    sizes = {name: size_of(value) for name, value in calls.values.items()}
+    shares = share([_use(call) for call in calls.calls], sizes, calls.inputs, results)
+    return [_sharing(call, shares) for call in calls.calls], shares
+
+
+def _use(call: _Call) -> Use:
+    """A call as memory sees it."""
+    name, reads, task = call.output.name, call.reads, call.task
+    if task is None:
+        return Use(name, reads, view=call.region is not None)
+    parts = tuple((call.sources[i], offset) for i, offset in parts_of(task))
+    return Use(name, reads, False, tuple(call.sources[i] for i in overwritable(task)), parts)
+
+
+def _sharing(call: _Call, shares: Shares) -> _Call:
+    """The call with the inputs that lie in its output's memory marked."""
+    name = call.output.name
+    within = {*shares.placed.get(name, ()), shares.overwritten.get(name)}
+    if call.task is None or not within.intersection(call.reads):
+        return call
+    positions = frozenset(i for i, s in enumerate(call.sources) if s in within and i not in call.task.constants)
+    return replace(call, task=replace(call.task, within=positions))
 
 
 def _step(call: _Call, values: dict[str, Value], table: KernelTable) -> Step:
@@ -140,6 +175,9 @@ def _step(call: _Call, values: dict[str, Value], table: KernelTable) -> Step:
     region = call.region
     if call.task is None or call.template is None:
         return Step("", call.sources, call.output.name, region.name, "view", region.layers)
+    within = tuple(name for i, name in enumerate(call.sources) if i in call.task.within)
+    if region.kind == "concat" and len(within) == len(call.sources):
+        return Step("", (), call.output.name, region.name, "concat", region.layers, within=within)
     symbol, lowered = table.kernel(call.template, call.task)
     inputs = []
     for arg in lowered.args:
@@ -155,6 +193,7 @@ def _step(call: _Call, values: dict[str, Value], table: KernelTable) -> Step:
         region.layers,
         flops=region_flops(region),
         bytes=region_bytes(call.task, call.output),
+        within=within,
     )
 
 

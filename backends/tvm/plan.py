@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,11 @@ def value_of(node: Any, external: bool = False) -> Value:
     return Value(node.name, tuple(int(d) for d in val.shape), dtype, external=external)
 
 
+def size_of(value: Value) -> int:
+    """Bytes in memory."""
+    return prod(physical_shape(value.shape, value.layout)) * itemsize(value.dtype)
+
+
 @dataclass(frozen=True)
 class Derived:
     """What loading makes of a stored array: the kernel `symbol`, called as (stored, made), and what it makes."""
@@ -112,7 +118,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Step:
-    """One call: `symbol(*inputs, output)`; names are keys of `Plan.values` or `Plan.weights`."""
+    """One call: `symbol(*inputs, output)`; names are keys of `Plan.values` or `Plan.weights`.
+
+    `within` are values that it finds in the output's memory. Without symbol nothing runs: the output is a view of
+    its input, or the parts of a concatenation were made in place.
+    """
 
     symbol: str
     inputs: tuple[str, ...]
@@ -122,6 +132,7 @@ class Step:
     layers: tuple[str, ...]
     flops: int = 0
     bytes: int = 0
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,10 @@ class Probe:
 
 @dataclass
 class Plan:
-    """Everything `build` needs. `outputs` may name inputs, weights or values, also repeatedly."""
+    """Everything `build` needs. `outputs` may name inputs, weights or values, also repeatedly.
+
+    `homes[v] = (w, offset)`: the value v lies in the memory of w, so many bytes in. Views need no entry.
+    """
 
     values: dict[str, Value]
     weights: dict[str, PackedWeight]
@@ -150,3 +164,4 @@ class Plan:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     probes: list[Probe] = field(default_factory=list)
+    homes: dict[str, tuple[str, int]] = field(default_factory=dict)

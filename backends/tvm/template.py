@@ -44,6 +44,9 @@ class Task:
     """The layout asked for the output; a template that can make only one makes that one."""
     numerics: str = "fast"
     """"fast", or "strict": only kernels that compute each result directly, so that NaN and inf stay where they are."""
+    within: frozenset[int] = frozenset()
+    """Inputs that lie in the output's memory: an operand at whose place the result is stored, each element after it
+    is read, or parts of a concatenation that are where they belong. They are no arguments of the kernel."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from itertools import product
+from itertools import pairwise, product
 from math import inf
 
 import numpy as np
@@ -87,7 +87,7 @@ def chain(length: int) -> Problem:
     """Neighbours should differ, and the ends are given: only one assignment of an odd chain pays once."""
     problem = Problem()
     nodes = [problem.variable([0.0, 0.0]) for _ in range(length)]
-    for u, v in zip(nodes, nodes[1:], strict=False):
+    for u, v in pairwise(nodes):
         problem.pair(u, v, [[1, 0], [0, 1]])
     problem.pair(nodes[0], problem.variable([0]), [[0], [inf]])
     problem.pair(nodes[-1], problem.variable([0]), [[0], [inf]])

@@ -100,9 +100,11 @@ class Concat:
         assert isinstance(wants, Wants)
         layout = self._made_of(task, parts)
         anchor: Any = task.region.anchor_node
-        with Function(task, layout, plan_operands(task, layout, [])) as f:
+        with Function(task, layout, plan_operands(task, layout, sorted(task.within))) as f:
             epilogue = Epilogue(f, anchor)
             for part in parts:
+                if task.region.placeholders.index(part.node) in task.within:
+                    continue  # it was made here
                 if layout == PLAIN:
                     _copy_plain(f, epilogue, axis, part)
                 else:

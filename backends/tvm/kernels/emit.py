@@ -61,7 +61,8 @@ class Function:
         self.task = task
         self.layout = layout
         packed = (*operands.packed.values(), *weights)
-        self.args: tuple[int | Packed, ...] = (*operands.plain, *(w.packed for w in packed))
+        self._arguments = tuple(i for i in operands.plain if i not in task.within)
+        self.args: tuple[int | Packed, ...] = (*self._arguments, *(w.packed for w in packed))
         self._weights = tuple(weights)
         self._operands = operands
         self.inputs: dict[int, Buffer] = {}
@@ -80,13 +81,14 @@ class Function:
         self._frame.__enter__()
         T.func_name("main")
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
-        for position in self._operands.plain:
+        for position in self._arguments:
             self.inputs[position] = self._parameter(f"in{position}", self.task.inputs[position])
         for position, padded in self._operands.packed.items():
             self.packed[position] = self._weight(f"padded{position}", padded)
         self.weights = [self._weight(f"w{number}", weight) for number, weight in enumerate(self._weights)]
         out = self.task.output
         self.output = self._parameter("out", Value(out.name, out.shape, out.dtype, self.layout, out.external))
+        self.inputs |= dict.fromkeys(self.task.within.intersection(self._operands.plain), self.output)
         return self
 
     def __exit__(
