@@ -1,0 +1,127 @@
+"""A tuner killed at any moment loses the candidate under way and nothing else; two tuners find what one finds."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from planish.backends.tvm.tune import lock
+from planish.backends.tvm.tune.database import Database
+
+TUNE = """
+import sys, time
+import torch
+import planish
+from planish.backends.tvm.tune import database, measure
+
+def told(word, function):
+    def call(*args):
+        result = function(*args)
+        print(word, flush=True)
+        return result
+    return call
+
+database.Database.attempt = told("kept", database.Database.attempt)
+measure.LocalMeasurer._start = told("started", measure.LocalMeasurer._start)
+path, seconds = sys.argv[1], float(sys.argv[2])
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Conv2d(16, 32, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(32, 64, 1)).eval()
+planish.compile(net, (torch.randn(1, 16, 20, 20),), tune=seconds, tuning_db=path, threads=2, progress=False)
+print("compiled", flush=True)
+"""
+
+
+def tuner(path: Path, seconds: float) -> subprocess.Popen[str]:
+    """A process that tunes a small network; what it does comes on its standard output."""
+    command = [sys.executable, "-c", TUNE, str(path), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def children(pid: int) -> set[int]:
+    """Processes that a process started, and those that they started."""
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found |= {int(stat.parent.name)} | children(int(stat.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def kill_while_tuning(path: Path, after: float) -> int:
+    """Kill a tuner so many seconds after its measuring began; how many results it had kept."""
+    process = tuner(path, 600)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    if first:
+        time.sleep(after)
+    helpers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    out, said = process.communicate()
+    assert process.returncode in (-signal.SIGKILL, 0), said
+    limit = time.monotonic() + 30
+    while any(alive(pid) for pid in helpers):
+        assert time.monotonic() < limit, "a process outlived its tuner"
+        time.sleep(0.05)
+    return (first + out).splitlines().count("kept")
+
+
+def check_kills(path: Path, moments: list[float]) -> None:
+    """After each kill: a whole database, all that was kept before and at most one more, and a machine that is free."""
+    before: set[str] = set()
+    for moment in moments:
+        kept = kill_while_tuning(path, moment)
+        with Database(path) as database:
+            tried = {f"{key} {attempt}" for key, attempt in database.all_attempts()}
+            assert before <= tried
+            assert kept <= len(tried - before) <= kept + 1
+            measured = {(key, a.template, str(a.choice)) for key, a in database.all_attempts() if a.seconds is not None}
+            assert {(key, r.template, str(r.choice)) for key, r in database.records()} <= measured
+        before = tried
+        with lock.measuring():
+            pass
+    assert len(before) > len(moments), "the tuners found no time to measure"
+
+
+def test_a_killed_tuner_loses_nothing_that_it_measured(tmp_path: Path) -> None:
+    check_kills(tmp_path / "db.sqlite", [0.3, 1.5])
+
+
+@pytest.mark.bars
+def test_ten_kills_at_any_moment(tmp_path: Path) -> None:
+    moments = random.Random(0)
+    check_kills(tmp_path / "db.sqlite", [0.05 + 3 * moments.random() for _ in range(10)])
+
+
+@pytest.mark.bars
+def test_two_tuners_at_once_find_what_one_finds(tmp_path: Path) -> None:
+    """The space is small enough to be searched whole; what is best may differ by noise, not by what was tried."""
+    one, two = tmp_path / "one.sqlite", tmp_path / "two.sqlite"
+    assert tuner(one, 600).wait(600) == 0
+    together = [tuner(two, 600), tuner(two, 600)]
+    assert [process.wait(600) for process in together] == [0, 0]
+    with Database(one) as alone, Database(two) as shared:
+        tried = {(key, a.template, str(a.choice)): a.seconds for key, a in alone.all_attempts()}
+        assert {(key, a.template, str(a.choice)) for key, a in shared.all_attempts()} == set(tried)
+        found = dict(shared.records())
+        assert found.keys() == dict(alone.records()).keys()
+        for key, best in alone.records():
+            again = tried[key, found[key].template, str(found[key].choice)]
+            assert again is not None
+            assert again <= 1.15 * best.seconds
