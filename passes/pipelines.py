@@ -38,6 +38,8 @@ from .norms.carry_affine_over_sum import CarryAffineOverSum
 from .precision.lower_to_bfloat16 import LowerToBfloat16
 from .reparameterize.merge_branches import MergeBranches
 from .reparameterize.merge_chains import MergeChains
+from .reparameterize.merge_parallel import MergeParallel
+from .reparameterize.unstack_means import UnstackMeans
 
 NORMALIZE: tuple[Pass, ...] = (
     RemoveDeadCode(),  # nothing below should spend time on what nobody reads
@@ -73,8 +75,10 @@ FOLD: tuple[Pass, ...] = (
     CanonicalizeLinear(),  # a product with a matrix that was computed is a linear layer now
     FoldConstants(),  # the transposes this made
     FoldAffineBackward(),  # before forward: a producer takes an affine at no condition on padding
+    UnstackMeans(),  # makes sums of what merge_branches adds up
     MergeBranches(),  # reads the affines on identity branches that no producer could take; before they go elsewhere
     MergeChains(),  # after branches: a merged block is one link
+    MergeParallel(),  # after chains: what stands side by side is one operator each by now
     FoldAffineBackward(),  # norms behind a sum have one producer now
     FoldAffineForward(),  # what no producer could take
     CarryAffineOverSum(),  # what stands between two sums of a residual stream, and so could go neither way
