@@ -26,7 +26,7 @@ def conv(
     stride: int = 1, pad: int = 0, dilation: int = 1, groups: int = 1, transposed: bool = False, rank: int = 2
 ) -> Any:
     def fn(x: Any, w: Any, b: Any) -> Any:
-        rest = [stride] * rank, [pad] * rank, [dilation] * rank, transposed, [0] * rank, groups
+        rest = [stride] * rank, [pad] * rank, [dilation] * rank, False, [0] * rank, groups
         return aten.relu.default(aten.convolution.default(x, w, b, *rest))
 
     return fn

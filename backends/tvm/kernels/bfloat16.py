@@ -39,11 +39,12 @@ declare <{n} x float> @llvm.x86.avx512bf16.dpbf16ps.{bits}(<{n} x float>, <{m} x
 define linkonce_odr hidden <{n} x float> @{name}(<{n} x float> %acc, <{n} x i32> %x, <{n} x i32> %w) alwaysinline {{
   %a = bitcast <{n} x i32> %x to <{m} x bfloat>
   %b = bitcast <{n} x i32> %w to <{m} x bfloat>
-  %r = call <{n} x float> @llvm.x86.avx512bf16.dpbf16ps.{bits}(<{n} x float> %acc, <{m} x bfloat> %a, <{m} x bfloat> %b)
+  %r = call <{n} x float> @llvm.x86.avx512bf16.dpbf16ps.{bits}(<{n} x float> %acc, <{m} x bfloat> %b, <{m} x bfloat> %a)
   ret <{n} x float> %r
 }}
 """
-"""TVM cannot call the intrinsic, since it has no LLVM type for bfloat16; so the call is LLVM's own text, inlined."""
+"""TVM cannot call the intrinsic, since it has no LLVM type for bfloat16; so the call is LLVM's own text, inlined.
+The pair comes second: that operand of the instruction may be broadcast from memory."""
 
 
 def has_dot(target: Target) -> bool:
