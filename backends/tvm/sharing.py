@@ -3,8 +3,8 @@
     home[v] = (root, offset in bytes)        memory(v) is a range of memory(root)
 
 Two rules keep every value whole until it is read for the last time. A step may overwrite an operand only if nothing
-that shares its root is read later. A part may be made inside a concatenation only if its root covers no other part's
-place. Knows only names and sizes.
+that shares its root is read later. A part may be made inside a concatenation only if its root consists of such
+parts. Knows only names and sizes.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def _place_parts(
 
 
 def _fits(use: Use, root: str, start: int, shares: Shares, sizes: Mapping[str, int]) -> bool:
-    """Whether `root`, put at `start`, has each of its parts at its place and covers no other part's."""
-    stop = start + sizes[root]
+    """Whether `root`, put at `start`, consists of parts of the concatenation, each at its place."""
+    stop, covered = start + sizes[root], 0
     if start < 0 or stop > sizes[use.output]:
         return False
     for part, offset in use.parts:
@@ -94,7 +94,8 @@ def _fits(use: Use, root: str, start: int, shares: Shares, sizes: Mapping[str, i
             found, inside = shares.root(part)
             if found != root or start + inside != offset:
                 return False
-    return True
+            covered += sizes[part]
+    return covered == sizes[root]
 
 
 def _may_overwrite(
