@@ -1,7 +1,8 @@
 """How Winograd's tiles are blocked, and when they pay: one small model of cycles, from measured figures.
 
     cycles(task) = patches + chunks * (max(t*t products, their weights / bandwidth) + transforms back)
-    pays(conv)   = cycles(winograd) + its weights / bandwidth < 0.9 (cycles(direct) + its weights / bandwidth)
+    memory(work) = max(work + 0.3 fetch, fetch)           fetch = weights / bandwidth
+    pays(conv)   = memory(cycles of the fastest form) < 0.9 memory(cycles of direct convolution)
 
 The transformed weights are t*t/9 times the bytes: a 7x7 image with 512 channels is not worth 37.7 MB of them, but it
 is worth the 16.8 MB of m = 2.
@@ -42,10 +43,13 @@ results, a plain epilogue included.
 _CACHE_BYTES = 11
 """Bytes a cycle of one core from the last-level cache while it multiplies."""
 
-_MEMORY_BYTES, _MAPPED_BYTES = 14, 9
-"""Bytes a cycle from memory, all cores together: from huge pages, and from the small ones of a mapped file."""
+_MEMORY_BYTES = 10
+"""Bytes a cycle from memory, all cores together."""
 
-_DIRECT = 0.9
+_EXPOSED = 0.3
+"""Share of the time to fetch weights from memory that is not hidden behind the arithmetic."""
+
+_DIRECT = 0.97
 """Share of peak that direct convolution reaches while its weights are in a cache."""
 
 _GAIN = 0.9
@@ -202,14 +206,20 @@ def pays(conv: Conv, target: Target, m: int = 4) -> bool:
         return False
     times = {other: _network_cycles(conv, other, target) for other in (4, 2) if not suits(conv, other)}
     taps = prod(a.kernel for a in conv.axes)
-    direct = _direct_cycles(conv, target) + 4 * conv.channels * conv.out_channels * taps / _MAPPED_BYTES
+    direct = _from_memory(_direct_cycles(conv, target), conv, taps)
     return times[m] == min(times.values()) and times[m] < _GAIN * direct
 
 
 def _network_cycles(conv: Conv, m: int, target: Target) -> float:
     """Cycles where the weights come from memory."""
     plan = plan_blocking(conv, m, target)
-    return cycles(plan, target) + 4 * conv.channels * conv.out_channels * plan.form.points / _MEMORY_BYTES
+    return _from_memory(cycles(plan, target), conv, plan.form.points)
+
+
+def _from_memory(cycles: float, conv: Conv, matrices: int) -> float:
+    """Cycles with so many channels x channels matrices fetched beside the arithmetic."""
+    fetch = 4 * conv.channels * conv.out_channels * matrices / _MEMORY_BYTES
+    return max(cycles + _EXPOSED * fetch, fetch)
 
 
 def _direct_cycles(conv: Conv, target: Target) -> float:
