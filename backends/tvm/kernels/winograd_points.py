@@ -19,6 +19,7 @@ m = 4 0.4e-6 for 3 taps, 1.1e-6 for 5 and 1.7e-6 for 7.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -101,6 +102,7 @@ class Matrices:
     patch: Matrix
 
 
+@functools.cache  # there are a dozen axes
 def matrices(axis: Axial) -> Matrices:
     """Toom and Cook's matrices of F(m, r), transposed."""
     points, one, zero, m = finite_points(axis), Fraction(1), Fraction(0), axis.outputs
