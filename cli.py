@@ -22,6 +22,8 @@ from .cli_options import (
     Model,
     Numerics,
     Precision,
+    Rpc,
+    Target,
     Threads,
     TuningDb,
     Weights,
@@ -95,7 +97,7 @@ def compile(
     output: Annotated[str, typer.Option("--output", "-o", help="The file to write.")],
     input: Inputs = None,
     weights: Weights = None,
-    target: Annotated[str, typer.Option(help='"native", an LLVM cpu name, or arch:cpu.')] = "native",
+    target: Target = "native",
     threads: Threads = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare rewrites and code with the model.")] = False,
     eval_mode: Eval = False,
@@ -105,6 +107,7 @@ def compile(
         str, typer.Option(metavar="TIME", help="Search for faster kernels for so long: 90, 90s, 2m or 1h.")
     ] = "0",
     tuning_db: TuningDb = None,
+    rpc: Rpc = None,
     as_json: Json = False,
 ) -> None:
     """Compile MODEL for inference and write one file."""
@@ -121,6 +124,7 @@ def compile(
         "precision": precision,
         "tune": tune,
         "tuning_db": tuning_db,
+        "rpc": rpc,
     }
     compiled = _compiler().compile_from_command(model, specs, weights, eval_mode, options)
     compiled.save(output)

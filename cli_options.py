@@ -20,9 +20,11 @@ Eval = Annotated[bool, typer.Option("--eval", help="Call model.eval() before com
 Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores this process may use by default.")]
 Precision = Annotated[str, typer.Option(help='"float32", or "bfloat16": weights and values in half the bytes.')]
 Numerics = Annotated[str, typer.Option(help='"fast", or "strict": keep NaN and inf exactly.')]
-TuningDb = Annotated[
-    str | None, typer.Option(metavar="PATH", help="The tuning database; your own while tuning.")
+TuningDb = Annotated[str | None, typer.Option(metavar="PATH", help="The tuning database; your own while tuning.")]
+Rpc = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT/KEY", help="Tune for a device behind TVM's tracker, which measures.")
 ]
+Target = Annotated[str, typer.Option(help='"native", an LLVM cpu name, or arch:cpu.')]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 
 

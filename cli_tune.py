@@ -18,6 +18,8 @@ from .cli_options import (
     Model,
     Numerics,
     Precision,
+    Rpc,
+    Target,
     Threads,
     TuningDb,
     Weights,
@@ -50,11 +52,13 @@ def model(
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write the compiled model, too.")] = None,
     input: Inputs = None,
     weights: Weights = None,
+    target: Target = "native",
     threads: Threads = None,
     eval_mode: Eval = False,
     precision: Precision = "float32",
     numerics: Numerics = "fast",
     tuning_db: TuningDb = None,
+    rpc: Rpc = None,
     as_json: Json = False,
 ) -> None:
     """Tune MODEL's kernels on this machine; later compilations take them from the database."""
@@ -67,6 +71,8 @@ def model(
     options = {
         "tune": seconds,
         "tuning_db": tuning_db,
+        "rpc": rpc,
+        "target": target,
         "threads": threads,
         "precision": precision,
         "numerics": numerics,

@@ -54,9 +54,9 @@ def tuning_of(options: Options) -> Tuning | None:
     """What the options say of tuning; None if nothing is to be tuned and no database asked."""
     from .backends.tvm.tune.session import Tuning
 
-    if not options.tune and options.tuning_db is None:
+    if not options.tune and options.tuning_db is None and options.rpc is None:
         return None
-    return Tuning(float(options.tune), options.tuning_db)
+    return Tuning(float(options.tune), options.tuning_db, options.rpc)
 
 
 def compile_from_command(

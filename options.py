@@ -34,6 +34,7 @@ class Options:
     tune: float = 0.0
     """Seconds to tune for."""
     tuning_db: Any = None
+    rpc: str | None = None
     threads: int | None = None
     verify: bool = False
     progress: bool | Progress | None = None
@@ -90,6 +91,8 @@ def _check_values(options: Options) -> None:
             f"tuning_db={options.tuning_db!r} is not the path of a file.",
             "Give a path, or leave it out: tuning then uses your own database.",
         )
+    if options.rpc is not None and not isinstance(options.rpc, str):
+        raise OptionError(f"rpc={options.rpc!r} is not host:port/key.", "Give a tracker and a key, or leave it out.")
     if options.precision not in ("float32", "bfloat16"):
         raise OptionError(
             f"precision={options.precision!r} is not available: it is 'float32' or 'bfloat16'.",

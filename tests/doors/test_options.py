@@ -33,6 +33,7 @@ def test_times_may_be_written_with_their_unit(text: str, seconds: float) -> None
         ({"calibration": [1]}, "calibration=[1] is not available yet"),
         ({"preprocess": object}, "preprocess="),
         ({"tuning_db": 3}, "tuning_db=3 is not the path of a file"),
+        ({"rpc": 9190}, "rpc=9190 is not host:port/key"),
         ({"tuning_db": ""}, "tuning_db='' is not the path of a file"),
         ({"tune": "long"}, "'long' is not a time"),
         ({"tune": "m"}, "'m' is not a time"),

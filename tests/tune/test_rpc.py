@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tune.test_measure import QUICK, aborting, compiled, kernel, product, scaled, sum_instead
 
+import planish
 from planish.backends.tvm.target import parse_target
 from planish.backends.tvm.tune import rpc
 from planish.backends.tvm.tune.candidate import Failed, Subject, Timing
@@ -116,6 +118,20 @@ def test_the_device_is_examined(device: str, pool: Pool) -> None:
     assert found.model == cpu_model()
     assert found.threads == 2
     assert "fpu" in found.flags or "fp" in found.flags
+
+
+def test_a_network_is_tuned_for_the_device_and_what_was_found_is_used_again(device: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(16, 32, 3), torch.nn.ReLU()).eval()
+    x = torch.randn(1, 16, 12, 12)
+    options: dict[str, Any] = {"rpc": device, "tuning_db": tmp_path / "db.sqlite", "threads": 2, "progress": False}
+    tuned = planish.compile(net, (x,), tune=6.0, **options)
+    with torch.no_grad():
+        assert torch.allclose(tuned(x), net(x), atol=1e-4)
+    assert tuned.manifest["tuning"]["tried"] >= 2
+    again = planish.compile(net, (x,), **options)
+    assert again.manifest["tuning"]["known"] == 1
+    assert again.manifest["calls"]["kernels"].keys() == tuned.manifest["calls"]["kernels"].keys()
 
 
 def test_a_candidate_that_crashes_the_server_fails_alone_if_the_server_is_started_again(

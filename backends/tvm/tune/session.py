@@ -21,6 +21,7 @@ from ..template import Chooser
 from ..worker import shared_pool
 from . import lock
 from .database import Database, default_path
+from .elsewhere import tuned_elsewhere
 from .measure import LocalMeasurer
 from .network import CompiledNetwork
 from .search import Standing
@@ -37,17 +38,21 @@ Progress = Callable[[str, int, int], None]
 class Tuning:
     """How to tune: for how many `seconds`, and the `database` that knows and learns; the user's own by default.
 
-    Without seconds nothing is measured: kernels are those that the database knows, the others are defaults.
+    Without seconds nothing is measured: kernels are those that the database knows, the others are defaults. `rpc` is
+    the device that the code is for, as host:port/key of a tracker.
     """
 
     seconds: float = 0.0
     database: str | os.PathLike[str] | None = None
+    rpc: str | None = None
 
 
 def tuned(make: Make, target: Target, tuning: Tuning, progress: Progress) -> Compiled:
     """Compile with the best kernels that are known or found."""
     path = default_path() if tuning.database is None else Path(tuning.database)
     with Database(path) as database:
+        if tuning.rpc is not None:
+            return tuned_elsewhere(make, target, tuning.rpc, tuning.seconds, database, progress)
         if tuning.seconds:
             return _search(make, target, tuning.seconds, database, progress)
         known = Known(database, TEMPLATES)
