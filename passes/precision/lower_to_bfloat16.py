@@ -6,7 +6,8 @@ Kernels compute in float32 and round what they store, so the pass only has to sa
 These stay in float32, and the report says of each why:
 - results of reductions: statistics, from which differences are taken; they are few numbers;
 - running sums, which would stop growing;
-- whole numbers made floating: bfloat16 has eight bits, so position 257 would be 258;
+- whole numbers made floating: bfloat16 has eight bits, so position 257 would be 256;
+- what the model itself turns from bfloat16 into float32;
 - what is computed pointwise, moved or joined from such values or from the inputs alone, up to the first product,
   normalization, softmax or pool.
 
@@ -52,11 +53,12 @@ aten = torch.ops.aten
 
 LARGEST = torch.finfo(torch.bfloat16).max
 
-_INPUT, _STATISTIC, _RUNNING, _WHOLE, _STOPPED = (
+_INPUT, _STATISTIC, _RUNNING, _WHOLE, _ASKED, _STOPPED = (
     "it is computed from the inputs alone, which are float32",
     "it is a statistic, or computed from statistics alone: differences from it would cancel",
     "it is a running sum, or computed from one: in bfloat16 it would stop growing",
     "it is made of whole numbers, which bfloat16 rounds from 257 on",
+    "the model itself asks for float32 there",
     "the pass was stopped before it",
 )
 
@@ -97,10 +99,14 @@ def _reason(node: fx.Node, kept: Mapping[fx.Node, str]) -> str | None:
     floating = [n for n in node.all_input_nodes if _is_floating(n)]
     if not floating:
         return _WHOLE
+    if node.target is aten._to_copy.default and _is_bfloat16(floating[0]):
+        return _ASKED
+    if any(map(_is_bfloat16, floating)) and all(_rounds(user) for user in node.users):
+        return _ASKED
     found = [kept[n] for n in floating if n in kept]
     if not found or any(n not in kept and n.op != "get_attr" for n in floating):
         return None
-    strongest = next(r for r in (_WHOLE, _RUNNING, _STATISTIC, _INPUT) if r in found)
+    strongest = next(r for r in (_WHOLE, _ASKED, _RUNNING, _STATISTIC, _INPUT) if r in found)
     return None if family == "matmul" and strongest != _WHOLE else strongest
 
 
@@ -108,6 +114,16 @@ def is_float32(node: fx.Node) -> bool:
     """Whether a node's value is one float32 tensor."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.dtype is torch.float32
+
+
+def _is_bfloat16(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dtype is torch.bfloat16
+
+
+def _rounds(node: fx.Node) -> bool:
+    """Whether a node rounds to bfloat16."""
+    return node.target is aten._to_copy.default and _is_bfloat16(node)
 
 
 def _is_floating(node: fx.Node) -> bool:
