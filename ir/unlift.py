@@ -11,7 +11,7 @@ first name in `state_dict` order.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,8 @@ class _Unlift:
         self.env: dict[fx.Node, Any] = {}
         self.weights: dict[str, torch.Tensor] = {}
         self.nodes = {node.name: node for node in exported.graph.nodes}
-        self.live = _live_nodes(exported.graph)
+        results = [s.arg.name for s in exported.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+        self.live = _behind([self.nodes[name] for name in results if name in self.nodes])
 
     def run(self) -> Program:
         """Check, then copy the graph node by node."""
@@ -126,8 +127,10 @@ class _Unlift:
             )
 
     def _refuse_mutation(self, names: Mapping[str, str]) -> None:
-        """State has no place in an inference graph yet."""
+        """State has no place in an inference graph yet; a note that no later call reads is none."""
         for spec in self.exported.graph_signature.output_specs:
+            if spec.kind is OutputKind.BUFFER_MUTATION and self._is_note(spec):
+                continue
             if spec.kind in _MUTATIONS:
                 kind, target = _MUTATIONS[spec.kind], spec.target or ""
                 if target in self.frozen:
@@ -141,6 +144,16 @@ class _Unlift:
                 raise CaptureError(
                     f"The exported program has an output of kind {spec.kind.name}.", "Export the inference forward."
                 )
+
+    def _is_note(self, spec: OutputSpec) -> bool:
+        """Whether a write to a buffer depends on weights alone, and on no call before: nobody reads that buffer."""
+        inputs = self.exported.graph_signature.input_specs
+        users = {s.arg.name for s in inputs if s.kind is InputKind.USER_INPUT}
+        buffer = {s.arg.name for s in inputs if s.target == spec.target}
+        written = _behind([self.nodes[spec.arg.name]])
+        return not any(node.name in users for node in written) and not any(
+            node.name in buffer for node in (*self.live, *written)
+        )
 
     def _placeholders(self, names: Mapping[str, str], signature: Signature) -> None:
         """One placeholder for each tensor input, unused ones too."""
@@ -216,15 +229,15 @@ class _Unlift:
         return tree, [self.env[self.nodes[s.arg.name]] for s in specs if isinstance(s.arg, TensorArgument)]
 
 
-def _live_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that the output needs (a functional graph has no other effects)."""
+def _behind(results: Iterable[fx.Node]) -> set[fx.Node]:
+    """Nodes that these values need, themselves too (a functional graph has no other effects)."""
     live: set[fx.Node] = set()
-    pending = [graph.output_node()]
+    pending = list(results)
     while pending:
-        for node in pending.pop().all_input_nodes:
-            if node not in live:
-                live.add(node)
-                pending.append(node)
+        node = pending.pop()
+        if node not in live:
+            live.add(node)
+            pending.extend(node.all_input_nodes)
     return live
 
 

@@ -580,6 +580,28 @@ def test_mutation_is_refused_by_name(what: str) -> None:
     assert line_of(Writes.forward, "add_") in message
 
 
+def test_a_buffer_that_only_notes_a_property_of_the_weights_is_no_state() -> None:
+    class Notes(nn.Module):
+        def __init__(self, reads: bool) -> None:
+            super().__init__()
+            self.reads = reads
+            self.weight = nn.Parameter(torch.randn(3, 4))
+            self.register_buffer("norm", torch.ones(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            norm = self.weight.norm()
+            if self.reads:
+                norm = 0.5 * (norm + self.norm)
+            self.norm.copy_(norm.detach())
+            return x @ (self.weight / norm).T
+
+    x = torch.randn(2, 4)
+    program = capture(Notes(False).eval(), (x,))
+    assert len(program.signature.outputs) == 1
+    assert set(program.weights) == {"weight"}
+    assert "'norm'" in refused(Notes(True), x, kind=MutatedBufferError)
+
+
 def test_mutated_plain_attributes_are_refused_by_name() -> None:
     class Counts(nn.Module):
         def __init__(self) -> None:
