@@ -38,6 +38,8 @@ class Case:
     @property
     def name(self) -> str:
         """What the compiled form depends on, as the name of a folder."""
+        if self.engine == "peak":
+            return f"peak-{self.threads}"
         return f"{self.sample_name}-{self.precision}-{self.threads}-{self.tune:g}-{self.engine}"
 
     def sample(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

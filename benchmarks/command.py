@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from . import page
 from .case import PRECISIONS, SIZES, Case, known_models
 from .engines import PEERS
 from .machine import describe
@@ -43,11 +46,13 @@ class Command:
         add("--json", type=Path, help="also write the figures here")
         add("--page", type=Path, help="also write table and plot into this page, such as docs/performance.md")
         self.options = argparse.Namespace()
+        self.arguments: list[str] = []
         self.engines: tuple[str, ...] = ()
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Options; ends the program where a name is unknown."""
-        self.options = self.parser.parse_args(arguments)
+        self.arguments = sys.argv[1:] if arguments is None else list(arguments)
+        self.options = self.parser.parse_args(self.arguments)
         against = [name for name in self.options.against.split(",") if name]
         self._known("engine", against, PEERS)
         self.engines = ("planish", *against)
@@ -71,13 +76,36 @@ class Command:
             os.environ["PLANISH_CACHE_DIR"] = str(folder / "objects")
             yield folder
 
-    def finish(self, results: Results) -> None:
-        """Write the JSON, and leave with 1 if an engine failed."""
+    def publish(self, what: str, title: str, table: str, results: Results, plot: bool = False) -> NoReturn:
+        """Print the table, write JSON and page if asked, and leave with 1 if an engine failed."""
+        print(table)
+        machine = describe()
         if self.options.json:
             rows = [measured.to_json() for group in results for measured in group]
-            written: dict[str, Any] = {"machine": describe(), "command": sys.argv, "results": rows}
+            written: dict[str, Any] = {"what": what, "command": self.typed, "machine": machine, "results": rows}
             self.options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        if self.options.page:
+            name = f"{what} {title}"
+            parts = [f"**{what}: {title}**", "", table, "", self._made_by(machine)]
+            if plot:
+                from .plot import factors as draw
+
+                picture = self.options.page.with_name(re.sub(r"[^a-z0-9]+", "-", name) + ".svg")
+                draw(results, picture, title)
+                parts += ["", f"![{name}]({picture.name})"]
+            page.write(self.options.page, name, "\n".join(parts))
         sys.exit(any(measured.failed for group in results for measured in group))
+
+    @property
+    def typed(self) -> str:
+        """The command line, without the files it writes."""
+        hidden = [str(value) for value in (self.options.json, self.options.page, self.options.keep) if value]
+        words = [word for word in self.arguments if word not in ("--json", "--page", "--keep", *hidden)]
+        return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *words])
+
+    def _made_by(self, machine: dict[str, str]) -> str:
+        versions = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in ("cpu", "cores"))
+        return f"`{self.typed}` on {machine['cpu']}, {machine['cores']} cores, with {versions}."
 
     def _known(self, what: str, given: Sequence[str], known: Sequence[str]) -> None:
         unknown = [name for name in given if name not in known]

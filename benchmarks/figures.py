@@ -41,7 +41,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def latency(results: Results) -> str:
     """Milliseconds as median (quartiles), the factor, and how near planish is to the machine's peak."""
     engines = _engines(results)
-    rows = [[group[0].case.model, *(_cell(_of(group, e)) for e in engines), *_factor_cells(group)] for group in results]
+    rows = [[group[0].case.model, *(cell(_of(group, e)) for e in engines), *_factor_cells(group)] for group in results]
     lines = [_row(["model", *engines, "fastest peer / planish", "of peak"]), "|---" * (len(engines) + 3) + "|"]
     lines += [_row(row) for row in rows]
     factors = [f for group in results if (f := factor(group)) is not None]
@@ -52,7 +52,7 @@ def latency(results: Results) -> str:
 
 def line(group: Sequence[Measured]) -> str:
     """One case as it is shown while the others are measured."""
-    cells = [f"{m.case.engine} {_cell(m)}" for m in group]
+    cells = [f"{m.case.engine} {cell(m)}" for m in group]
     return f"{group[0].case.model}: " + ", ".join(cells)
 
 
@@ -82,7 +82,7 @@ def _of(group: Sequence[Measured], name: str) -> Measured | None:
     return next((m for m in group if m.case.engine == name), None)
 
 
-def _cell(measured: Measured | None) -> str:
+def cell(measured: Measured | None) -> str:
     if measured is None or not measured.ms:
         return "-" if measured is None else measured.refused or measured.failed
     low, median, high = measured.quartiles

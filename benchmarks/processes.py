@@ -6,6 +6,7 @@ measures at a time (or one group, for throughput), the others wait silently for 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -65,10 +66,8 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdout.close()
-        try:
+        with contextlib.suppress(OSError):  # it is gone already
             self.process.stdin.close()
-        except OSError:
-            pass  # it is gone already
         self.process.wait()
 
     def _failed(self) -> Any:

@@ -93,23 +93,21 @@ def memory() -> dict[str, int]:
 def serve(case: Case, folder: Path, answers: TextIO) -> None:
     """Get ready, say so, and answer until stdin closes."""
     inputs, expected = read_sample(folder.parent / f"{case.sample_name}.npz")
-    imported = memory()
+    before = memory()["resident_kb"]
     made = engine(case.engine)
     start = time.perf_counter()
-    call = made.load(case, folder, inputs)
-    result = call()
-    seconds = time.perf_counter() - start
-    _answer(answers, {"load_s": seconds, "error": error(made.outputs(result), expected), **_prefixed(imported)})
+    loaded = made.load(case, folder, inputs)
+    result = loaded.call()
+    figures = {"load_s": time.perf_counter() - start, "before_kb": before, **loaded.figures}
+    if loaded.outputs is not None:
+        figures["error"] = error(loaded.outputs(result), expected)
+    _answer(answers, figures)
     for line in sys.stdin:
         what, *arguments = line.split()
         if what == "slice":
-            _answer(answers, {"ms": times(call, float(arguments[0]))})
+            _answer(answers, {"ms": times(loaded.call, float(arguments[0]))})
         else:
             _answer(answers, memory())
-
-
-def _prefixed(imported: dict[str, int]) -> dict[str, int]:
-    return {"before_kb": imported["resident_kb"]}
 
 
 def _answer(answers: TextIO, value: dict[str, Any]) -> None:

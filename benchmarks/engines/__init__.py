@@ -8,14 +8,15 @@ from .base import Engine
 
 ENGINES = {
     "planish": ("ours", "Planish"),
+    "peak": ("ours", "Peak"),
     "eager": ("pytorch", "Eager"),
     "inductor": ("pytorch", "Inductor"),
     "onnxruntime": ("onnx_runtime", "OnnxRuntime"),
     "openvino": ("open_vino", "OpenVino"),
 }
-"""File and class of each engine; `planish` is the one that the others are compared with."""
+"""File and class of each engine; `planish` is compared with the others, `peak` is the machine alone."""
 
-PEERS = tuple(name for name in ENGINES if name != "planish")
+PEERS = tuple(name for name in ENGINES if name not in ("planish", "peak"))
 
 
 def engine(name: str) -> Engine:

@@ -1,11 +1,12 @@
 """What an engine is to the benchmarks.
 
-load(export(model), case)() ≈ model(*inputs)      in two processes: one that has PyTorch, one that runs
+load(export(model), case).call() ≈ model(*inputs)      in two processes: one that has PyTorch, one that runs
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +15,21 @@ import numpy as np
 from ..case import Case
 
 Arrays = Sequence[np.ndarray]
-Call = Callable[[], Any]
-"""One inference on the fixed inputs; its result is what `outputs` reads."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run on fixed inputs."""
+
+    call: Callable[[], Any]
+    """One inference; its result is what `outputs` reads."""
+    outputs: Callable[[Any], list[np.ndarray]] | None
+    """Arrays of float32, to be compared with the reference; None for what computes no model."""
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
-    """One engine. Instances hold nothing but what `load` made."""
+    """One engine."""
 
     def refuses(self, case: Case) -> str | None:
         """Why the engine has no such form, or None."""
@@ -27,8 +37,5 @@ class Engine(Protocol):
     def export(self, case: Case, folder: Path) -> dict[str, float]:
         """Write what `load` reads; returns further figures of the compilation, such as seconds of tuning."""
 
-    def load(self, case: Case, folder: Path, inputs: Arrays) -> Call:
-        """The model ready to be called on `inputs`."""
-
-    def outputs(self, result: Any) -> list[np.ndarray]:
-        """The arrays of a call's result, float32."""
+    def load(self, case: Case, folder: Path, inputs: Arrays) -> Loaded:
+        """Read it."""

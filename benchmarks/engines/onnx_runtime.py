@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..case import Case
-from .base import Arrays, Call
+from .base import Arrays, Loaded
 
 
 class OnnxRuntime:
@@ -23,7 +23,7 @@ class OnnxRuntime:
         write_onnx(case, folder / "model.onnx")
         return {}
 
-    def load(self, case: Case, folder: Path, inputs: Arrays) -> Call:
+    def load(self, case: Case, folder: Path, inputs: Arrays) -> Loaded:
         """A session whose buffers are bound once."""
         import onnxruntime
 
@@ -44,11 +44,7 @@ class OnnxRuntime:
             session.run_with_iobinding(binding)
             return binding
 
-        return call
-
-    def outputs(self, result: Any) -> list[np.ndarray]:
-        """Copies of the bound outputs."""
-        return [np.asarray(array, np.float32) for array in result.copy_outputs_to_cpu()]
+        return Loaded(call, lambda bound: [np.asarray(array, np.float32) for array in bound.copy_outputs_to_cpu()])
 
 
 def write_onnx(case: Case, path: Path) -> None:

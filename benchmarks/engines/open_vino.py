@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..case import Case
-from .base import Arrays, Call
+from .base import Arrays, Loaded
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -32,7 +32,7 @@ class OpenVino:
         openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
         return {}
 
-    def load(self, case: Case, folder: Path, inputs: Arrays) -> Call:
+    def load(self, case: Case, folder: Path, inputs: Arrays) -> Loaded:
         """Compile for this CPU."""
         import openvino
 
@@ -45,8 +45,8 @@ class OpenVino:
         compiled = core.compile_model(folder / "model.xml", "CPU", config)
         request = compiled.create_infer_request()
         values = dict(enumerate(inputs))
-        return lambda: request.infer(values, share_inputs=True, share_outputs=True)
 
-    def outputs(self, result: Any) -> list[np.ndarray]:
-        """By number."""
-        return [np.asarray(result[i], np.float32) for i in range(len(result))]
+        def outputs(result: Any) -> list[np.ndarray]:
+            return [np.asarray(result[i], np.float32) for i in range(len(result))]
+
+        return Loaded(lambda: request.infer(values, share_inputs=True, share_outputs=True), outputs)

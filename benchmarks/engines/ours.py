@@ -1,4 +1,7 @@
-"""planish: one artifact, compiled in one process and loaded in another that has neither torch nor TVM's compiler."""
+"""planish: one artifact, compiled in one process and loaded in another that has neither torch nor TVM's compiler.
+
+The machine's peak is measured by what every artifact brings for it: operations of a probe / its time.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..case import Case
-from .base import Arrays, Call
+from .base import Arrays, Loaded
 
 
 class Planish:
-    """Compiled with a tuning database and an object cache of its own, so that nothing is known beforehand."""
+    """Compiled with a tuning database of its own, so that nothing is known beforehand."""
 
     def refuses(self, case: Case) -> str | None:
         """It has every form."""
@@ -26,21 +29,46 @@ class Planish:
         model, args, kwargs = case.sample()
         options: dict[str, Any] = {"precision": case.precision, "threads": case.threads, "progress": False}
         if case.tune:
-            options |= {"tune": case.tune, "tuning_db": folder / "tuning.db"}
+            options |= {"tune": case.tune, "tuning_db": str(folder / "tuning.db")}
         start = time.perf_counter()
         compiled = planish.compile(model, args, example_kwargs=kwargs, **options)
         seconds = time.perf_counter() - start
         compiled.save(folder / "model.planish")
-        return {"compile_s": seconds}
+        return {"compile_s": seconds - case.tune, "tune_s": case.tune}
 
-    def load(self, case: Case, folder: Path, inputs: Arrays) -> Call:
-        """The artifact."""
+    def load(self, case: Case, folder: Path, inputs: Arrays) -> Loaded:
+        """The artifact, and how many operations its call table counts."""
         import planish
 
         compiled = planish.load(folder / "model.planish", threads=case.threads)
         values = list(inputs)
-        return lambda: compiled.run_flat(values)
+        flops = sum(step["flops"] for step in compiled.steps)
+        return Loaded(
+            lambda: compiled.run_flat(values), lambda result: [np.asarray(a) for a in result], {"flops": flops}
+        )
 
-    def outputs(self, result: Any) -> list[np.ndarray]:
-        """They are arrays."""
-        return [np.asarray(array) for array in result]
+
+class Peak:
+    """No model: multiply-adds in registers, as many threads, in turns with the engines."""
+
+    def refuses(self, case: Case) -> str | None:
+        """Where the CPU has no such arithmetic, loading says so."""
+        return None
+
+    def export(self, case: Case, folder: Path) -> dict[str, float]:
+        """Any artifact has the probes."""
+        import torch
+
+        import planish
+
+        planish.compile(torch.nn.ReLU(), (torch.randn(4),), threads=case.threads, progress=False).save(
+            folder / "model.planish"
+        )
+        return {}
+
+    def load(self, case: Case, folder: Path, inputs: Arrays) -> Loaded:
+        """The probe of the case's precision."""
+        import planish
+
+        call, operations = planish.load(folder / "model.planish", threads=case.threads).probe(case.precision)
+        return Loaded(call, None, {"flops": operations})

@@ -1,6 +1,6 @@
-"""PyTorch: eager, and torch.compile through inductor with frozen weights and its autotuned kernels.
+"""PyTorch: eager, and torch.compile through inductor with frozen weights and autotuned kernels.
 
-Neither has a form to save that runs without torch: the model is made again where it runs.
+Neither has a form to save that runs without torch: the model is made again where it runs. bfloat16 is autocast.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..case import Case
-from .base import Arrays, Call
+from .base import Arrays, Loaded
 
 
 class Eager:
-    """The model as it is; for bfloat16 its weights and arithmetic are converted, which autocast does call by call."""
+    """The model as it is."""
 
     def refuses(self, case: Case) -> str | None:
         """It has every form."""
@@ -26,43 +26,42 @@ class Eager:
         """Nothing to do."""
         return {}
 
-    def load(self, case: Case, folder: Path, inputs: Arrays) -> Call:
+    def load(self, case: Case, folder: Path, inputs: Arrays) -> Loaded:
         """The model in memory."""
         import torch
 
         torch.set_num_threads(case.threads)
         model, args, kwargs = case.sample()
-        narrow = case.precision == "bfloat16"
+        function = self.prepared(model)
 
         def call() -> Any:
+            narrow = case.precision == "bfloat16"
             context = torch.autocast("cpu", dtype=torch.bfloat16) if narrow else contextlib.nullcontext()
             with torch.inference_mode(), context:
-                return self.function(model)(*args, **kwargs)
+                return function(*args, **kwargs)
 
-        self._compiled: Any = None
-        return call
+        return Loaded(call, _arrays)
 
-    def function(self, model: Any) -> Any:
+    def prepared(self, model: Any) -> Any:
         """What is called."""
         return model
 
-    def outputs(self, result: Any) -> list[np.ndarray]:
-        """Flattened as torch flattens them."""
-        import torch
-        from torch.utils._pytree import tree_leaves
-
-        return [t.float().numpy() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
-
 
 class Inductor(Eager):
-    """torch.compile, frozen; kernels autotuned where inductor has more than one."""
+    """torch.compile; constants are folded into frozen weights, the faster of inductor's kernels is chosen."""
 
-    def function(self, model: Any) -> Any:
-        """Compiled at the first call."""
-        if self._compiled is None:
-            import torch
-            from torch._inductor import config
+    def prepared(self, model: Any) -> Any:
+        """Compiled by the first call."""
+        import torch
+        from torch._inductor import config
 
-            config.freezing = True
-            self._compiled = torch.compile(model, options={"max_autotune": True, "freezing": True})
-        return self._compiled
+        config.freezing = True
+        return torch.compile(model, options={"max_autotune": True, "freezing": True})
+
+
+def _arrays(result: Any) -> list[np.ndarray]:
+    """Tensors in the order in which torch flattens the result."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return [t.float().numpy() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
