@@ -106,9 +106,10 @@ class Child:
         assert self._process is not None
         assert self._process.stdin is not None
         data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-        left = memoryview(struct.pack("<Q", len(data)) + data)
-        while left:
-            left = left[self._process.stdin.write(left) :]
+        for part in (struct.pack("<Q", len(data)), data):
+            left = memoryview(part)
+            while left:
+                left = left[self._process.stdin.write(left) :]
 
     def _receive(self, deadline: _Deadline) -> Any:
         size = struct.unpack("<Q", self._read(8, deadline))[0]

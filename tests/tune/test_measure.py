@@ -149,6 +149,12 @@ def test_an_endless_candidate_fails_alone_and_its_process_is_gone(
     assert [type(r) for r in results] == [Timing, Failed, Timing]
 
 
+def test_a_default_may_be_slow_and_a_candidate_only_as_slow_as_it_could_be_of_use() -> None:
+    measurer = LocalMeasurer(scaled().target)
+    assert measurer._patience(None) == 2 * 60.0
+    assert measurer._patience(0.1) == 2 * (3.0 + 20.0)
+
+
 def test_a_kernel_that_cannot_be_loaded_fails_alone(measurer: LocalMeasurer, pool: Pool) -> None:
     results = measured(measurer, pool, product, unlinked, sum_instead)
     assert isinstance(results[0], Timing)

@@ -24,8 +24,11 @@ from .candidate import Candidate, Failed, Subject, Timing, arguments
 from .keys import cpu_model
 from .measure_process import Limits, Order, Output, Parameter, Result, command, greeting
 
+FIRST = 60.0
+"""Seconds of CPU time that each thread may take to measure a default, whose kernel may well be slow."""
+
 PATIENCE = 3.0
-"""Seconds of CPU time for each thread that a candidate may take, and 200 times the best time so far."""
+"""The same for later candidates, and 200 times the best time so far."""
 
 _EXPECTED = "expected"
 
@@ -209,7 +212,7 @@ class LocalMeasurer(ProcessMeasurer):
         return lock.measuring()
 
     def _patience(self, known: float | None) -> float:
-        return self.target.threads * (PATIENCE + 200 * (known or 0.0))
+        return self.target.threads * (FIRST if known is None else PATIENCE + 200 * known)
 
 
 def output_of(candidate: Candidate) -> Output:
