@@ -15,7 +15,7 @@ from torch import fx
 from ...ir.program import Program
 from ..base import Refused
 from .assemble import assemble
-from .build import Progress, build
+from .build import Code, Progress, build
 from .lower import lower
 from .probes import add_probes
 from .runtime import Compiled
@@ -60,11 +60,15 @@ class TvmBackend:
         """
         arrays = {name: _array(tensor) for name, tensor in program.weights.items()}
 
+        made: dict[Chooser, Code] = {}
+
         def make(choose: Chooser, summary: Summary | None) -> Compiled:
-            plan = lower(program, self.target, numerics=self.numerics, choose=choose)
-            add_probes(plan, self.target)
+            if choose not in made:  # tuning comes back to one of the networks that it compared
+                plan = lower(program, self.target, numerics=self.numerics, choose=choose)
+                add_probes(plan, self.target)
+                made[choose] = build(plan, arrays, self.target, progress)
             return assemble(
-                build(plan, arrays, self.target, progress),
+                made[choose],
                 program.signature,
                 name=program.name,
                 report=program.report,

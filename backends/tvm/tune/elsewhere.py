@@ -23,7 +23,7 @@ from .database import Database, Record
 from .rpc import RemoteMeasurer
 from .search import Standing
 from .spaces import Option, Tunable
-from .tuner import Build, Known, Summary, Tasks, Tuner
+from .tuner import Build, Known, Summary, Tasks, Tuner, Winners
 from .workshop import CodeWorkshop
 
 FLOPS, BYTES = 5e10, 1e10
@@ -86,8 +86,8 @@ class _Tuner(Tuner):
         winners: dict[str, tuple[Option, Record]],
         tunables: Mapping[str, Tunable],
         summary: Summary,
-    ) -> dict[str, tuple[Option, Record]]:
-        return winners
+    ) -> Winners | None:
+        return Winners(winners, self._machine) if winners else None
 
 
 def _never(choose: Chooser) -> Any:

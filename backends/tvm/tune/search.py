@@ -83,7 +83,7 @@ class Exploration:
     def promise(self) -> float:
         """Seconds of a run that the next option may save."""
         others = sum(sibling.misses for sibling in self.siblings if sibling is not self)
-        return (self.tunable.seconds - self.won) * LIKELY * FADING ** (self.misses + others / 2)
+        return (self.tunable.seconds - self.won) * LIKELY * float(FADING ** (self.misses + others / 2))
 
     def following(self, count: int = VISIT) -> list[Option]:
         """The options to try next; none if all that are worth it were tried, or if the default does not work."""

@@ -19,7 +19,7 @@ from .keys import task_key
 from .search import Search, Standing, Workshop
 from .spaces import Option, Tunable, options_of
 
-RESERVE = 0.15
+RESERVE = 0.2
 """The share of the budget that is kept for building and timing the tuned network."""
 
 Build = Callable[[Chooser], Network]
@@ -64,7 +64,7 @@ class Tasks:
         return Chosen(template)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Winners:
     """A chooser that knows better kernels for some tasks."""
 
@@ -133,7 +133,7 @@ class Tuner:
         budget: float,
         report: Callable[[Standing], None] = lambda _: None,
     ) -> tuple[Chooser, Summary]:
-        """The chooser of the fastest network that was found; `untuned` was built with `tasks` as its chooser.
+        """The chooser of the fastest network that was built; that of `untuned` was `tasks`.
 
         Ctrl-C ends the search, and what it found is used; a second one ends everything.
         """
@@ -147,10 +147,10 @@ class Tuner:
         summary.tasks, summary.known = len(search.explorations), search.known
         search.run(began + (1 - RESERVE) * budget, report)
         summary.tried, summary.interrupted = search.tried, search.interrupted
-        winners = self._confirm(build, untuned, dict(search.winners()), tunables, summary)
-        summary.kept = len(winners)
+        confirmed = self._confirm(build, untuned, dict(search.winners()), tunables, summary)
+        summary.kept = 0 if confirmed is None else len(confirmed.options)
         summary.seconds = time.monotonic() - began
-        return Winners(winners, self._machine), summary
+        return confirmed or tasks, summary
 
     def _tunables(self, tasks: Tasks, seconds: Mapping[str, float]) -> list[Tunable]:
         """Tasks that there is something to choose for."""
@@ -167,22 +167,24 @@ class Tuner:
         winners: dict[str, tuple[Option, Record]],
         tunables: Mapping[str, Tunable],
         summary: Summary,
-    ) -> dict[str, tuple[Option, Record]]:
-        """Those winners that are faster in the network; none if the network is not faster with them."""
+    ) -> Winners | None:
+        """Those winners that are faster in the network; None if the network is not faster with them."""
         if not winners:
-            return {}
-        tuned = build(Winners(winners, self._machine))
+            return None
+        choose = Winners(winners, self._machine)
+        tuned = build(choose)
         slower = losers(untuned, tuned, list(winners), self._quiet)
-        for key in slower:
-            self._put_back(tunables[key], *winners.pop(key))
         summary.put_back = len(slower)
-        if not winners:
-            return {}
         if slower:
-            tuned = build(Winners(winners, self._machine))
+            for key in slower:
+                self._put_back(tunables[key], *winners[key])
+            choose = Winners({key: winners[key] for key in winners if key not in slower}, self._machine)
+            if not choose.options:
+                return None
+            tuned = build(choose)
         before, after = compare(untuned, tuned, self._quiet)
         summary.untuned_ms, summary.tuned_ms = 1e3 * before, 1e3 * min(before, after)
-        return winners if after < before else {}
+        return choose if after < before else None
 
     def _put_back(self, tunable: Tunable, option: Option, record: Record) -> None:
         """The database, too, learns that a winner was none."""
