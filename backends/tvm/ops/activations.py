@@ -31,15 +31,19 @@ def gelu(x: PrimExpr, *, approximate: str = "none") -> PrimExpr:
         return _c(x, 0.5) * x * (_c(x, 1.0) + erf(x * _c(x, sqrt(0.5))))
 
     def exact(x: PrimExpr) -> PrimExpr:
-        return let(minimum(_c(x, 6.0), absolute(x)), lambda a: relu(x) - a * normal_tail(a))
+        return let(absolute(x), lambda a: relu(x) - select(a < _c(x, 6.0), a * normal_tail(a), _c(x, 0.0)))
 
     return let(x, exact)
 
 
 def _gelu_tanh(x: PrimExpr) -> PrimExpr:
-    """x (1 + tanh y) / 2 = x / (1 + e^-2y) with y = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    """x (1 + tanh y) / 2 = x / (1 + e^-2y) with y = sqrt(2 / pi) (x + 0.044715 x^3); 0 where tanh y is -1."""
     twice = x * (_c(x, 2 * sqrt(2 / pi)) + _c(x, 2 * sqrt(2 / pi) * 0.044715) * x * x)
-    return x / (_c(x, 1.0) + exp_saturated(_c(x, 0.0) - twice))
+
+    def quotient(t: PrimExpr) -> PrimExpr:
+        return select(t < _c(x, -37.0), _c(x, 0.0), x / (_c(x, 1.0) + exp_saturated(_c(x, 0.0) - t)))
+
+    return let(twice, quotient)
 
 
 def silu(x: PrimExpr) -> PrimExpr:

@@ -215,7 +215,7 @@ _EXP2 = (1.0, 0.6931469776000586, 0.24022242077873481, 0.055507337339570362, 0.0
 
 
 def normal_tail(a: PrimExpr) -> PrimExpr:
-    """Phi(-a), the normal distribution's tail, for float32 `a` in [0, 6]: 2^P(a), absolute error 1e-7; NaN for NaN.
+    """Phi(-a), the normal distribution's tail, for float32 `a` in [0, 6]: 2^P(a), absolute error 1e-7.
 
     2^z = 2^n 2^f: the integer n is added to the exponent's bits.
     """
