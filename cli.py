@@ -161,20 +161,29 @@ def bench(
     threads: Threads = None,
     repeat: Annotated[int, typer.Option(min=1, help="Calls to time.")] = 100,
     warmup: Annotated[int, typer.Option(min=0, help="Calls before that.")] = 10,
+    profile: Annotated[bool, typer.Option("--profile", help="Also time each kernel call, by layer.")] = False,
+    roofline: Annotated[str | None, typer.Option(help="Draw that profile: an .svg, .png or .pdf file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the latency of FILE on random inputs."""
     from . import load
+    from .backends.tvm.roofline import check_picture
     from .backends.tvm.selftest import inputs
     from .bench import measure
     from .progress import showing
     from .show import show_bench
 
+    if roofline:
+        check_writable(roofline)
+        check_picture(roofline)
     compiled = load(file, threads=threads)
     flat = inputs(compiled.signature)
     with showing(False if as_json else None) as report:
         result = measure(lambda: compiled.run_flat(flat), repeat, warmup, report=report)
-    show_bench(file, compiled.threads, result, as_json)
+    calls = compiled.profile_flat(flat) if profile or roofline else None
+    if calls is not None and roofline:
+        calls.roofline(roofline)
+    show_bench(file, compiled.threads, result, calls, as_json)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.table import Table
 
 from .arrays import Array
 from .doctor import Check
+
+if TYPE_CHECKING:
+    from .backends.tvm.profile import Profile
 
 Manifest = Mapping[str, Any]
 
@@ -122,10 +125,13 @@ def show_outputs(outputs: Mapping[str, Array], written: list[str], as_json: bool
     _console().print(table)
 
 
-def show_bench(file: str, threads: int, result: Mapping[str, float | int], as_json: bool) -> None:
-    """Latencies."""
+def show_bench(
+    file: str, threads: int, result: Mapping[str, float | int], profile: Profile | None, as_json: bool
+) -> None:
+    """Latencies, and where the time goes."""
     if as_json:
-        print_json({"file": file, "threads": threads, **result})
+        calls = {} if profile is None else {"profile": profile.to_json()}
+        print_json({"file": file, "threads": threads, **result, **calls})
         return
     out = _console()
     out.print(
@@ -133,6 +139,8 @@ def show_bench(file: str, threads: int, result: Mapping[str, float | int], as_js
         f"spread {100 * result['spread']:.1f} % (p10 to p90), {result['per_second']:.1f} a second "
         f"({result['calls']} calls, {threads} thread(s))"
     )
+    if profile is not None:
+        print(profile)
 
 
 def show_checks(checks: Iterable[Check], as_json: bool) -> bool:

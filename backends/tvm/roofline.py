@@ -23,10 +23,15 @@ LABELS = 8
 _COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")
 
 
-def draw(profile: Profile, path: str | os.PathLike[str]) -> None:
-    """Write the picture; the file's ending says its kind."""
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Raise OptionError unless the name ends like a picture's."""
     if not str(path).lower().endswith(KINDS):
         raise OptionError(f"{path} is no kind of picture that is known.", f"End its name in {', '.join(KINDS)}.")
+
+
+def draw(profile: Profile, path: str | os.PathLike[str]) -> None:
+    """Write the picture; the file's ending says its kind."""
+    check_picture(path)
     rows = [row for row in profile.rows if row.flops and row.bytes]
     if profile.limits is None or not rows:
         raise PlanishError("There is no roofline of this profile.", "It needs probes and operations in the artifact.")

@@ -126,7 +126,11 @@ class Compiled:
 
     def profile(self, *args: Any, runs: int = 10, **kwargs: Any) -> Profile:
         """Time each kernel call on these inputs, by layer, beside the machine's limits; medians of `runs` calls."""
-        engine, arguments = self._engine, self._accept(self.signature.flatten(args, kwargs))
+        return self.profile_flat(self.signature.flatten(args, kwargs), runs)
+
+    def profile_flat(self, values: Sequence[Any], runs: int = 10) -> Profile:
+        """The same on flat inputs, in the signature's order."""
+        engine, arguments = self._engine, self._accept(values)
         limits = find(self._calls["probes"], engine.run_kernel)
         observed = functools.partial(engine.observed, arguments)
         return measure(observed, self._calls, runs, lambda: engine.call(arguments), limits, self.threads)

@@ -61,7 +61,7 @@ class Peak:
 
         import planish
 
-        planish.compile(torch.nn.ReLU(), (torch.randn(4),), threads=case.threads, progress=False).save(
+        planish.compile(torch.nn.ReLU().eval(), (torch.randn(4),), threads=case.threads, progress=False).save(
             folder / "model.planish"
         )
         return {}

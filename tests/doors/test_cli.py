@@ -139,8 +139,22 @@ def test_bench(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["calls"] == 7
     assert result["threads"] == 1
     assert 0 < result["min_ms"] <= result["median_ms"] <= result["max_ms"]
+    assert "profile" not in result
     assert status(["bench", str(small_file), "--repeat", "3"]) == 0
     assert "median" in capsys.readouterr().out
+
+
+def test_bench_profiles(small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "roofline.svg"
+    assert status(["bench", str(small_file), "--repeat", "2", "--roofline", str(picture), "--json"]) == 0
+    profile = json.loads(capsys.readouterr().out)["profile"]
+    assert picture.read_text().startswith("<?xml")
+    assert profile["rows"]
+    assert profile["limits"]["gflops"]["float32"] > 0
+    assert status(["bench", str(small_file), "--repeat", "2", "--profile"]) == 0
+    assert "outside kernels" in capsys.readouterr().out
+    assert status(["bench", str(small_file), "--roofline", str(tmp_path / "x.txt")]) == 1
+    assert "no kind of picture" in capsys.readouterr().err
 
 
 def test_doctor(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
