@@ -35,6 +35,7 @@ from .normalize.remove_dropout import RemoveDropout
 from .normalize.remove_duplicates import RemoveDuplicates
 from .normalize.remove_identities import RemoveIdentities
 from .norms.carry_affine_over_sum import CarryAffineOverSum
+from .norms.center_stream import CenterStream
 from .precision.lower_to_bfloat16 import LowerToBfloat16
 from .reparameterize.merge_branches import MergeBranches
 from .reparameterize.merge_chains import MergeChains
@@ -82,6 +83,7 @@ FOLD: tuple[Pass, ...] = (
     FoldAffineBackward(),  # norms behind a sum have one producer now
     FoldAffineForward(),  # what no producer could take
     CarryAffineOverSum(),  # what stands between two sums of a residual stream, and so could go neither way
+    CenterStream(),  # after layer scales and norm weights have gone into the writers and readers of streams
     LowerBatchNorm(),  # what nothing could take becomes a mul and an add, for some kernel's epilogue
     MergeViews(),  # views that had an affine between them are neighbours now
     RemoveDuplicates(),  # so are equal calls that had different constants in front
