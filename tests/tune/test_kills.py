@@ -43,6 +43,13 @@ def tuner(path: Path, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def finish(tuners: list[subprocess.Popen[str]]) -> None:
+    """Wait until they have searched everything."""
+    for process in tuners:
+        said = process.communicate(timeout=900)[1]
+        assert process.returncode == 0, said
+
+
 def children(pid: int) -> set[int]:
     """Processes that a process started, and those that they started."""
     found: set[int] = set()
@@ -111,17 +118,15 @@ def test_ten_kills_at_any_moment(tmp_path: Path) -> None:
 
 @pytest.mark.bars
 def test_two_tuners_at_once_find_what_one_finds(tmp_path: Path) -> None:
-    """The space is small enough to be searched whole; what is best may differ by noise, not by what was tried."""
+    """Until nothing is left to try. Each finds the same tasks, and kernels that gain as much, but for noise."""
     one, two = tmp_path / "one.sqlite", tmp_path / "two.sqlite"
-    assert tuner(one, 600).wait(600) == 0
-    together = [tuner(two, 600), tuner(two, 600)]
-    assert [process.wait(600) for process in together] == [0, 0]
+    finish([tuner(one, 900)])
+    finish([tuner(two, 900), tuner(two, 900)])
     with Database(one) as alone, Database(two) as shared:
-        tried = {(key, a.template, str(a.choice)): a.seconds for key, a in alone.all_attempts()}
-        assert {(key, a.template, str(a.choice)) for key, a in shared.all_attempts()} == set(tried)
-        found = dict(shared.records())
-        assert found.keys() == dict(alone.records()).keys()
-        for key, best in alone.records():
-            again = tried[key, found[key].template, str(found[key].choice)]
-            assert again is not None
-            assert again <= 1.15 * best.seconds
+        found, again = dict(alone.records()), dict(shared.records())
+        assert found
+        assert found.keys() == again.keys()
+        for key, record in found.items():
+            gains = [r.default_seconds / r.seconds for r in (record, again[key])]
+            assert gains[1] >= 0.85 * gains[0], gains
+        assert all(attempt.seconds is not None for _, attempt in shared.all_attempts())
