@@ -30,6 +30,7 @@ _WIDE = {
     torch.complex64: torch.complex128,
 }
 _NARROW = {torch.float32: torch.bfloat16}
+_SINGLE = {torch.bfloat16: torch.float32}
 
 Dtypes = Mapping[torch.dtype, torch.dtype]
 """Which dtype stands for which."""
@@ -102,9 +103,15 @@ class _Recast(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call `func` with the dtypes replaced."""
+        """Call `func` with the dtypes replaced; what PyTorch lacks in bfloat16 is computed in float32 and rounded."""
         args, kwargs = pytree.tree_map(self._replaced, (args, dict(kwargs or {})))
-        return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except NotImplementedError:
+            if self._dtypes is not _NARROW:
+                raise
+            args, kwargs = pytree.tree_map(lambda value: _recast(value, _SINGLE), (args, kwargs))
+            return pytree.tree_map(lambda value: _recast(value, _NARROW), func(*args, **kwargs))
 
     def _replaced(self, value: Any) -> Any:
         return self._dtypes.get(value, value) if isinstance(value, torch.dtype) else value

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compare import assert_close_to_reference
+from compare import assert_close_in_bfloat16, assert_close_to_reference
 from torch import nn
 from torch.utils._pytree import tree_map
-from zoo import ZOO, Entry
+from zoo import ZOO, Entry, find
 from zoo.common import Sample, reference
 from zoo.hostile import HOSTILE, Hostile
 
 import planish
+from planish.ir.capture import capture
+from planish.ir.interpret import in_bfloat16
 from planish.ir.program import Program
 
 CNNS = [entry for entry in ZOO if entry.family == "cnn"]
@@ -60,6 +62,34 @@ def test_batches(name: str) -> None:
 @pytest.mark.parametrize("case", HOSTILE, ids=by_name)
 def test_hostile_modules(case: Hostile) -> None:
     check(case.small(batch=2))
+
+
+def check_bfloat16(sample: Sample) -> None:
+    """Compile in bfloat16: at most twice the error of the model run in bfloat16 by PyTorch; float32 in and out."""
+    model, args, kwargs = sample
+    program = capture(model, args, kwargs)
+    compiled = planish.compile(model, args, example_kwargs=kwargs, progress=False, precision="bfloat16")
+    own = program.signature.unflatten(in_bfloat16(program, program.signature.flatten(args, kwargs)))
+    assert_close_in_bfloat16(compiled(*args, **kwargs), reference(model, args, kwargs), own)
+
+
+SOME_IN_BFLOAT16 = ("resnet18", "regnet_y_400mf", "efficientnet_b0", "deit_small", "swin_tiny_traced_mask", "bert_base")
+
+
+@pytest.mark.parametrize("name", SOME_IN_BFLOAT16)
+def test_small_models_in_bfloat16(name: str) -> None:
+    check_bfloat16(find(name).small(batch=1))
+
+
+@pytest.mark.bars
+@pytest.mark.parametrize("entry", [e for e in ZOO if e.name not in SOME_IN_BFLOAT16], ids=by_name)
+def test_all_small_models_in_bfloat16(entry: Entry) -> None:
+    check_bfloat16(entry.small(batch=1))
+
+
+@pytest.mark.parametrize("case", HOSTILE, ids=by_name)
+def test_hostile_modules_in_bfloat16(case: Hostile) -> None:
+    check_bfloat16(case.small(batch=2))
 
 
 @pytest.mark.bars

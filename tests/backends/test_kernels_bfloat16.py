@@ -64,6 +64,27 @@ def test_direct_convolution(x: Sequence[int], w: Sequence[int], options: dict[st
           anchor=aten.convolution.default, layouts={0: BLOCK})  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("x", "w", "options"),
+    [
+        ((1, 3, 21, 23), (24, 3, 7, 7), {"stride": 2, "pad": 3}),
+        ((2, 3, 12, 9), (16, 3, 4, 4), {"stride": 4}),
+        ((1, 1, 6, 5), (16, 1, 3, 3), {"pad": 2}),
+        ((1, 3, 9, 9), (16, 3, 3, 3), {"dilation": 2}),  # taps that are no neighbours
+        ((1, 2, 3, 60), (16, 2, 1, 41), {"pad": 0}),  # taps in a loop
+    ],
+)  # fmt: skip
+def test_direct_convolution_of_images(x: Sequence[int], w: Sequence[int], options: dict[str, Any]) -> None:
+    """Two taps of a row at a time; where the second is none, what lies there may be NaN."""
+    fn, image, weights = conv(**options), half(*x), [half(*w), half(w[0])]
+    built = check(
+        ConvDirect(), fn, [image, *weights], [1, 2], kind="conv", anchor=aten.convolution.default, external=True
+    )
+    image[0, 0, 1, -1] = float("nan")
+    exact = fn(image.double(), *(t.double() for t in weights))
+    assert torch.equal(built.run([image, *weights]).isnan(), exact.isnan())
+
+
 def linear(x: Any, w: Any, b: Any) -> Any:
     return aten.gelu.default(aten.linear.default(x, w, b))
 

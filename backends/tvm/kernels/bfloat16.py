@@ -124,6 +124,13 @@ def dot(acc: Buffer, lanes: int, pair: Expr, weights: Buffer, place: Sequence[Ex
     T.buffer_store(acc, tirx.call_pure_extern(f"float32x{lanes}", _DOT.format(n=lanes), *operands), [every])
 
 
+def pair_of(low: Expr | None, high: Expr | None) -> Expr:
+    """Two bfloat16 by their bits as one int32, None for zero; neighbours in memory become one load."""
+    parts = [] if low is None else [tirx.Cast("uint32", low)]
+    parts += [] if high is None else [tirx.shift_left(tirx.Cast("uint32", high), const(16, "uint32"))]
+    return tirx.reinterpret("int32", parts[0] if len(parts) == 1 else tirx.bitwise_or(*parts))
+
+
 def pack_pairs(array: np.ndarray, axis: int) -> np.ndarray:
     """Neighbours along `axis` of an array of bits as one int32 each, the first in the low half."""
     low, high = (np.take(array, range(k, array.shape[axis], 2), axis).astype(np.uint32) for k in (0, 1))

@@ -11,6 +11,7 @@ are packed in the order in which they are read, so that a core reads them as one
 The input may be PLAIN as well (it is only ever read one scalar at a time): that is how an RGB stem reads an image.
 
 Where the CPU multiplies pairs of bfloat16, a step of the sum is a pair of channels, which lie side by side in x and w.
+Of a PLAIN image two neighbouring taps of a row are such a pair.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ..plan import PLAIN, Layout, itemsize
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .accumulate import PART, Accumulators, part_end, parts_of
 from .ahead import AHEAD, look_ahead
-from .bfloat16 import DOT_LANES, dot_products, has_dot, pack_pairs
+from .bfloat16 import DOT_LANES, dot_products, has_dot, pack_pairs, pair_of
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
@@ -55,7 +56,7 @@ class ConvDirect:
         if reason := check_epilogue(task, anchor, layout):
             return Refused(reason)
         one = prod(a.size for a in conv.axes) == 1
-        few = one or (conv.channels < block and not has_pairs(conv, task))
+        few = one or (conv.channels < block and (not has_pairs(conv, task) or has_tap_pairs(conv, task)))
         first: tuple[Layout, ...] = (PLAIN, layout) if few else (layout,)
         return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
 
@@ -124,6 +125,14 @@ def has_pairs(conv: Conv, task: Task) -> bool:
     return narrow and lanes_of(conv, task.target.block) in DOT_LANES and inner_of(conv, task.target.block) > 1
 
 
+def has_tap_pairs(conv: Conv, task: Task) -> bool:
+    """Whether taps can be multiplied two at a time: those of a row lie side by side in a PLAIN image."""
+    anchor, width = task.region.anchor_node, conv.axes[2]
+    assert anchor is not None
+    row = conv.groups == 1 and width.kernel > 1 and width.dilation == 1 and not anchor.args[6]
+    return row and task.inputs[conv.x].dtype == "bfloat16" and has_dot(task.target)
+
+
 _WAIT = 0.25
 """Cycles for a vector of weights of a 1x1 convolution that do not stay in the cache; others use theirs kw times.
 
@@ -170,8 +179,10 @@ class DirectKernel:
         beside = task.inputs[conv.x].layout != PLAIN or (one_pixel and conv.channels % 2 == 0)
         self.pairs = beside and has_pairs(conv, task)
         self.steps = -(-self.inner // 2) if self.pairs else self.inner
+        plain_rows = task.inputs[conv.x].layout == PLAIN and not self.pairs and has_tap_pairs(conv, task)
         self.chunks = -(-conv.out_channels // self.lanes) // tile.blocks
         self.rows = Rows.plan(self.axes[2], tile.rows, tile.blocks)
+        self.tap_pairs = plain_rows and not self.rows.loop_taps
         self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
         self.by_tile = self.flat or (not self.rows.loop_taps and (self._few_rows() if by_tile is None else by_tile))
         self.ahead = (AHEAD if self._weight_bytes > L2_BYTES else 0) if ahead is None else ahead
@@ -197,7 +208,7 @@ class DirectKernel:
             weights.append(pack_bias(self.conv.bias, self.chunks * self.tile.columns, self.lanes))
         self.exact = self.conv.out_channels % self.lanes != 0 and reads_exact_lanes(self.task, operands)
         anchor: Any = self.task.region.anchor_node
-        dots = dot_products(self.lanes) if self.pairs else nullcontext()
+        dots = dot_products(self.lanes) if self.pairs or self.tap_pairs else nullcontext()
         with Function(self.task, self.layout, operands, weights) as f, dots:
             self.f = f
             self.epilogue = Epilogue(f, anchor)
@@ -256,9 +267,10 @@ class DirectKernel:
         """Accumulate one tile and store it."""
         f, width = self.f, run.width if run else 1
         taps = prod(a.reach for a in self.axes)
-        by_row = taps * self.inner > 2 * PART and not self.pairs
+        dots = self.pairs or self.tap_pairs
+        by_row = taps * self.inner > 2 * PART and not dots
         parts, size = (self.in_blocks, 1) if by_row else parts_of(self.in_blocks, taps * self.inner)
-        if self.pairs:  # the sum of rounded products needs no more than one accumulator
+        if dots:  # the sum of rounded products needs no more than one accumulator
             parts, size = 1, self.in_blocks
         acc = Accumulators(f, width, self.tile.blocks, self.lanes, by_row or parts > 1)
         acc.start(lambda b, v: self._initial(at.chunk * self.tile.blocks + b, v))
@@ -278,7 +290,11 @@ class DirectKernel:
             def each(kw: Expr, pixels: Iterable[int]) -> None:
                 self._multiply(acc, at, (ic, kd, kh, ii, kw), start, pixels)
 
-            self.rows.taps(f, start, run, each)
+            if self.tap_pairs:
+                assert run is not None
+                self._multiply_rows(acc, at, (ic, kd, kh, ii), start, run)
+            else:
+                self.rows.taps(f, start, run, each)
         self._finish(acc, width, at, start)
 
     def _look_ahead(self, at: Place, tap: tuple[Expr, Expr, Expr], ii: Expr) -> None:
@@ -315,6 +331,22 @@ class DirectKernel:
             for b in range(self.tile.blocks):
                 x = self._x(at, ic, ii, where)
                 add(i, b, x, weight, (at.chunk, ic, kept[0], kept[1], ii, kept[2], b))
+
+    def _multiply_rows(self, acc: Accumulators, at: Place, tap: tuple[Expr, ...], start: Expr, run: Run) -> None:
+        """All taps of a row of one input channel, two at a time."""
+        ic, kd, kh, ii = tap
+        d, h, w = self.axes
+        for j in range(-(-w.kernel // 2)):
+            for i in range(run.width):
+                where = [at.n, ii, d.source(at.z, kd), h.source(at.y, kh)]
+                low, high = (
+                    self.x.bits[(*where, w.source(start + i, k))] if k in run.taps[i] else None
+                    for k in (2 * j, 2 * j + 1)
+                )
+                if low is None and high is None:
+                    continue
+                for b in range(self.tile.blocks):
+                    acc.add_pair(i, b, pair_of(low, high), self.f.weights[0], (at.chunk, ic, kd, kh, ii, j, b))
 
     def _x(self, at: Place, ic: Expr, ii: Expr, where: list[Expr]) -> Expr:
         """One scalar of the input, or one pair."""
@@ -365,15 +397,18 @@ class DirectKernel:
         lanes, tile, pairs = self.lanes, self.tile, self.pairs
         inner = 2 * self.steps if pairs else self.steps
         kernel = tuple(a.kernel for a in self.axes)
-        dims = (self.chunks, self.in_blocks, kernel[0], kernel[1], self.steps, kernel[2], tile.blocks, lanes)
+        wide, joined = (-(-kernel[2] // 2) * 2, -(-kernel[2] // 2)) if self.tap_pairs else (kernel[2], kernel[2])
+        dims = (self.chunks, self.in_blocks, kernel[0], kernel[1], self.steps, joined, tile.blocks, lanes)
+        axis = 4 if pairs else 5 if self.tap_pairs else None
         outs, ins = self.chunks * tile.columns, self.in_blocks * inner
 
         def pack(weight: np.ndarray) -> np.ndarray:
-            padded = np.zeros((outs, ins, *kernel), weight.dtype)
-            padded[: weight.shape[0], : weight.shape[1]] = weight.reshape(*weight.shape[:2], *kernel)
-            split = padded.reshape(self.chunks, tile.blocks, lanes, self.in_blocks, inner, *kernel)
+            padded = np.zeros((outs, ins, *kernel[:2], wide), weight.dtype)
+            held = weight.reshape(*weight.shape[:2], *kernel)
+            padded[: weight.shape[0], : weight.shape[1], :, :, : kernel[2]] = held
+            split = padded.reshape(self.chunks, tile.blocks, lanes, self.in_blocks, inner, *kernel[:2], wide)
             ordered = split.transpose(0, 3, 5, 6, 4, 7, 1, 2)
-            return np.ascontiguousarray(pack_pairs(ordered, 4) if pairs else ordered)
+            return np.ascontiguousarray(ordered if axis is None else pack_pairs(ordered, axis))
 
-        key = f"Oidhi{inner}w{tile.blocks}o{lanes}{'p' * pairs}"
-        return PackedArg(Packed(self.conv.w, key, pack), dims, "int32" if pairs else None)
+        key = f"Oidhi{inner}w{tile.blocks}o{lanes}{'' if axis is None else f'p{axis}'}"
+        return PackedArg(Packed(self.conv.w, key, pack), dims, None if axis is None else "int32")
