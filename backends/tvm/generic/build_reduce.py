@@ -204,11 +204,57 @@ def build_norm(b: RegionBuilder, node: fx.Node) -> Field:
 
 
 def build_cumulative(b: RegionBuilder, node: fx.Node) -> Field:
-    """cumsum and cumprod: the axis is walked in order."""
+    """cumsum and cumprod: the axis is walked in order; a long one in blocks, where nothing else is parallel."""
     source = b[node.args[0]]
     shape, dtype = output_shape(node)
     if not shape:
         return b.field(shape, dtype, lambda i: tirx.Cast(dtype, source.at([])))
     dim = int(node.args[1]) % len(shape)  # type: ignore[arg-type]
     combine, initial = (add, 0) if node.target is aten.cumsum.default else (multiply, 1)
+    if shape[dim] > _SCAN and prod(shape) < _SCANS * shape[dim]:
+        return _scan_in_blocks(b, source, dim, combine, initial, shape, dtype)
     return b.reduce(shape, (), lambda i, _: source.at(i), combine, initial, dtype, scan=dim)
+
+
+_SCAN, _SCANS = 256, 64
+"""Shortest axis that is cut into blocks; as many running sums side by side are parallel without."""
+
+
+def _scan_in_blocks(
+    b: RegionBuilder,
+    source: Field,
+    dim: int,
+    combine: Callable[[Expr, Expr], Expr],
+    initial: int,
+    shape: Sequence[int],
+    dtype: str,
+) -> Field:
+    """Running sums within blocks, of the blocks' totals, and both combined; blocks depend on the shape alone.
+
+    The length of a block is an odd number of vectors: neighbouring blocks begin in different sets of the cache.
+    """
+    wide = "float64" if dtype == "float32" else dtype
+    length = 16 * (shape[dim] // (16 * _SCANS) | 1)
+    blocks = -(-shape[dim] // length)
+    before, after = list(shape[:dim]), list(shape[dim + 1 :])
+
+    def element(index: Sequence[Expr], _: Sequence[Expr]) -> Expr:
+        at = index[dim] * length + index[dim + 1]
+        where = [*index[:dim], at, *index[dim + 2 :]]
+        inside = at < shape[dim] if blocks * length > shape[dim] else True
+        return b.guard(inside, lambda: cast(cast(source.at(where), dtype), wide), tirx.const(initial, wide))
+
+    inner = b.reduce([*before, blocks, length, *after], (), element, combine, initial, wide, scan=dim + 1)
+
+    def total(index: Sequence[Expr], _: Sequence[Expr]) -> Expr:
+        last = inner.at([*index[:dim], tirx.max(index[dim] - 1, 0), length - 1, *index[dim + 1 :]])
+        return tirx.Select(index[dim] == 0, tirx.const(initial, wide), last)
+
+    offsets = b.reduce([*before, blocks, *after], (), total, combine, initial, wide, scan=dim)
+
+    def at(index: Sequence[Expr]) -> Expr:
+        block, rest = index[dim] // length, index[dim] % length
+        mine = inner.at([*index[:dim], block, rest, *index[dim + 1 :]])
+        return cast(combine(offsets.at([*index[:dim], block, *index[dim + 1 :]]), mine), dtype)
+
+    return b.field(shape, dtype, at)
