@@ -6,6 +6,7 @@ seconds(task, options) = measure(compile(emit(task, option)) for option in optio
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ..objects import ObjectCache
 from ..template import Lowered, Task
@@ -22,23 +23,25 @@ class CodeWorkshop:
     def __init__(self, measurer: Measurer, pool: Pool, cache: ObjectCache) -> None:
         """Nothing runs before the first visit."""
         self._measurer, self._pool, self._cache = measurer, pool, cache
-        self._subject: Subject | None = None
+        self._visited: tuple[Task, Subject] | None = None
 
     def seconds(self, task: Task, options: Sequence[Option]) -> Iterator[float | Failed]:
         """Seconds a call of each option, in order as they are measured; the first is the default.
 
-        Nothing compiles while something is measured. Equal code is measured once.
+        Nothing compiles while something is measured. Equal code is measured once. A kernel that would store its
+        result where an operand lies gets that operand apart: called again and again, it would destroy it.
         """
-        if self._subject is None or self._subject.task is not task:
-            self._subject = Subject.of(task)
-        made = [_emit(task, option) for option in options]
+        if self._visited is None or self._visited[0] is not task:
+            self._visited = task, Subject.of(replace(task, within=frozenset()))
+        subject = self._visited[1]
+        made = [_emit(subject.task, option) for option in options]
         with lock.compiling():
             compiled = iter(
-                compile_candidates([(task, k) for k in made if isinstance(k, Lowered)], self._pool, self._cache)
+                compile_candidates([(subject.task, k) for k in made if isinstance(k, Lowered)], self._pool, self._cache)
             )
         found = [next(compiled) if isinstance(entry, Lowered) else entry for entry in made]
         distinct = {c.symbol: c for c in found if isinstance(c, Candidate)}
-        results = zip(distinct, self._measurer.measure(self._subject, list(distinct.values())), strict=False)
+        results = zip(distinct, self._measurer.measure(subject, list(distinct.values())), strict=False)
         times: dict[str, float | Failed] = {}
         for entry in found:
             if isinstance(entry, Failed):
