@@ -56,6 +56,7 @@ from tvm.tirx.script.builder import ir as _T  # noqa: E402
 
 structural_equal: Any = _tvm_ffi.structural_equal
 structural_hash: Any = _tvm_ffi.structural_hash
+structural_map: Any = _tvm_ffi.structural_map
 structural_walk: Any = _tvm_ffi.structural_walk
 tvm: Any = _tvm
 relax: Any = _relax

@@ -19,6 +19,7 @@ from typing import Any
 from ..compat import IRBuilder, T, tirx, tvm
 from ..ops.lanes import lane_loop
 from ..plan import Layout, Value, itemsize, memory_dtype, physical_shape
+from ..shifted import protect
 from ..template import Packed, Task
 from .bfloat16 import Narrow, has_dot
 
@@ -98,7 +99,7 @@ class Function:
         self._frame.__exit__(kind, error, trace)
         self._builder.__exit__(kind, error, trace)
         if kind is None:
-            self.func = self._builder.get()
+            self.func = protect(self._builder.get())
 
     def _parameter(self, name: str, value: Value) -> Buffer:
         """A buffer parameter; what the caller owns is aligned to its elements only."""
