@@ -21,6 +21,11 @@ from .case import ROOT, Case
 WORKER = (sys.executable, "-m", "benchmarks.worker")
 
 
+def beside(folder: Path, ending: str) -> Path:
+    """What belongs to a case's folder; names of cases may hold points."""
+    return folder.with_name(f"{folder.name}.{ending}")
+
+
 class WorkerFailed(Exception):
     """A worker ended before it answered; its last words are the text."""
 
@@ -30,8 +35,12 @@ class Worker:
 
     def __init__(self, what: str, case: Case, folder: Path, cores: Sequence[int] = ()) -> None:
         """Start it, on `cores` only if they are named."""
-        self.log = folder.with_suffix(f".{what}.log")
-        environment = {**os.environ, "OMP_NUM_THREADS": str(case.threads), "TORCHINDUCTOR_CACHE_DIR": f"{folder}.cache"}
+        self.log = beside(folder, f"{what}.log")
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(case.threads),
+            "TORCHINDUCTOR_CACHE_DIR": str(beside(folder, "cache")),
+        }
         command = [*WORKER, what, case.to_json(), str(folder)]
         if cores:
             command = ["taskset", "-c", ",".join(map(str, cores)), *command]
@@ -88,7 +97,7 @@ def once(what: str, case: Case, folder: Path) -> dict[str, Any]:
 def exported(case: Case, work: Path) -> dict[str, Any]:
     """Figures of the export to `work`, which is done unless it was before."""
     folder = work / case.name
-    done = folder.with_suffix(".export.json")
+    done = beside(folder, "export.json")
     if not done.is_file():
         sample = work / f"{case.sample_name}.npz"
         if not sample.is_file():
