@@ -99,12 +99,16 @@ def _read_header(buffer: memoryview, name: str) -> _Header:
     _, version, zero, length, manifest, digest = _FIELDS.unpack_from(buffer)
     if version > VERSION:
         raise NewerFormatError(
-            f"{name} has format version {version}; this planish reads up to {VERSION}.",
+            f"{name} has format version {version}; this planish reads version {VERSION}.",
             "Install a newer planish, or compile the model with this one.",
         )
     check = bytes(buffer[_FIELDS.size : _HEADER])
     if hashlib.sha256(buffer[: _FIELDS.size]).digest() != check or version < 1 or zero:
         raise ArtifactError(f"{name} is altered: its header does not match its check.", _AGAIN)
+    if version < VERSION:
+        raise ArtifactError(
+            f"{name} has format version {version}; this planish reads version {VERSION}.", "Compile the model again."
+        )
     if len(buffer) < length:
         raise ArtifactError(f"{name} is truncated: it has {len(buffer)} of {length} bytes.", _AGAIN)
     if len(buffer) > length:

@@ -88,14 +88,26 @@ def test_messages_say_what_is_wrong(small: bytes, change: Any, message: str) -> 
 
 def test_newer_format_has_its_own_error(small: bytes) -> None:
     newer = small[:8] + struct.pack("<I", 3) + small[12:]
-    with pytest.raises(NewerFormatError, match="format version 3; this planish reads up to 2"):
+    with pytest.raises(NewerFormatError, match="format version 3; this planish reads version 2"):
         read(newer)
+
+
+def test_an_older_format_is_not_guessed_at(small: bytes) -> None:
+    fields = small[:8] + struct.pack("<I", 1) + small[12:64]
+    with pytest.raises(ArtifactError, match="format version 1; this planish reads version 2"):
+        read(fields + hashlib.sha256(fields).digest() + small[96:])
 
 
 def sealed(text: bytes, rest: bytes = b"") -> bytes:
     """A file whose digests are right, whatever its manifest says."""
     fields = struct.pack(
-        "<8sIIQQ32s", container.MAGIC, 1, 0, 96 + len(text + rest), len(text), hashlib.sha256(text).digest()
+        "<8sIIQQ32s",
+        container.MAGIC,
+        container.VERSION,
+        0,
+        96 + len(text + rest),
+        len(text),
+        hashlib.sha256(text).digest(),
     )
     return fields + hashlib.sha256(fields).digest() + text + rest
 
