@@ -10,7 +10,7 @@ from kernel_case import aten, make_task, randn
 
 from planish.backends.tvm.kernels.conv_direct import ConvDirect
 from planish.backends.tvm.objects import ObjectCache
-from planish.backends.tvm.template import Choice, Lowered, Task
+from planish.backends.tvm.template import Choice, Lowered, Packed, Task
 from planish.backends.tvm.tune.candidate import Candidate, Failed, Subject, Timing
 from planish.backends.tvm.tune.measure import LocalMeasurer
 from planish.backends.tvm.tune.measure_process import Limits
@@ -58,6 +58,18 @@ class Counted:
         """Nothing is held."""
 
 
+class Forgetful(ConvDirect):
+    """A template whose kernels lose the weights."""
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
+        made = super().emit(task, choice)
+        return replace(made, args=tuple(_nothing(arg) if isinstance(arg, Packed) else arg for arg in made.args))
+
+
+def _nothing(packed: Packed) -> Packed:
+    return replace(packed, key="nothing", pack=lambda weight: 0 * packed.pack(weight))
+
+
 class Broken(ConvDirect):
     """A template with a defect."""
 
@@ -65,14 +77,16 @@ class Broken(ConvDirect):
         raise IndexError("no such thing")
 
 
-def test_kernels_that_store_in_an_operands_place_are_measured(pool: Pool) -> None:
-    """Each call would add its result to the last one's: no two would agree."""
+def test_kernels_that_store_in_an_operands_place_are_measured_and_compared(pool: Pool) -> None:
+    """Each call would add its result to the last one's, and whatever lay there would hide what is wrong."""
     task = residual()
     with LocalMeasurer(task.target, Limits(seconds=0.02, samples=3, spread=1.0)) as measurer:
         shop = CodeWorkshop(measurer, pool, ObjectCache(None, {}))
-        for _ in range(2):
-            times = list(shop.seconds(task, options(task, 3)))
-            assert all(isinstance(seconds, float) for seconds in times), times
+        first, second, third = options(task, 3)
+        times = list(shop.seconds(task, [first, second, Option(Forgetful(), third.choice)]))
+    assert all(isinstance(seconds, float) for seconds in times[:2]), times
+    assert isinstance(times[2], Failed)
+    assert times[2].kind == "wrong"
 
 
 def test_a_templates_defect_is_a_failed_attempt(pool: Pool) -> None:
