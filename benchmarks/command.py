@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,15 @@ from typing import Any, NoReturn
 from . import page
 from .case import PRECISIONS, SIZES, Case, known_models
 from .engines import PEERS
+from .figures import line
 from .machine import describe
 from .measure import Measured
 
 Results = Sequence[Sequence[Measured]]
 """For each case, what became of it by engine."""
+
+Measure = Callable[[Case, Path], list[Measured]]
+Table = Callable[[Results], str]
 
 
 class Command:
@@ -76,9 +80,23 @@ class Command:
             os.environ["PLANISH_CACHE_DIR"] = str(folder / "objects")
             yield folder
 
-    def publish(self, what: str, title: str, table: str, results: Results, plot: bool = False) -> NoReturn:
-        """Print the table, write JSON and page if asked, and leave with 1 if an engine failed."""
-        print(table)
+    def run(
+        self, what: str, title: str, cases: Iterable[Case], measure: Measure, table: Table, plot: bool = False
+    ) -> NoReturn:
+        """Measure every case and print the table; leaves with 1 if an engine failed.
+
+        Files are written after each case, so that a long benchmark that is interrupted keeps what it has.
+        """
+        results: list[list[Measured]] = []
+        with self.work() as work:
+            for case in cases:
+                results.append(measure(case, work))
+                print(line(results[-1]), file=sys.stderr, flush=True)
+                self._write(what, title, table(results), results, plot)
+        print(table(results))
+        sys.exit(any(measured.failed for group in results for measured in group))
+
+    def _write(self, what: str, title: str, table: str, results: Results, plot: bool) -> None:
         machine = describe()
         if self.options.json:
             rows = [measured.to_json() for group in results for measured in group]
@@ -88,13 +106,12 @@ class Command:
             name = f"{what} {title}"
             parts = [f"**{what}: {title}**", "", table, "", self._made_by(machine)]
             if plot:
-                from .plot import factors as draw
+                from .plot import factors
 
                 picture = self.options.page.with_name(re.sub(r"[^a-z0-9]+", "-", name) + ".svg")
-                draw(results, picture, title)
+                factors(results, picture, title)
                 parts += ["", f"![{name}]({picture.name})"]
             page.write(self.options.page, name, "\n".join(parts))
-        sys.exit(any(measured.failed for group in results for measured in group))
 
     @property
     def typed(self) -> str:

@@ -9,10 +9,11 @@ that have no such file compile when they load, which then holds torch too). Load
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import figures
+from .case import Case
 from .command import Command
 from .measure import Measured, compare
 
@@ -23,13 +24,12 @@ def main() -> None:
     """Measure, print the table, write what is asked for."""
     command = Command(__doc__)
     options = command.parse()
-    results = []
-    with command.work() as work:
-        for case in command.cases():
-            results.append(compare(case, command.engines, work, options.rounds, options.seconds))
-            print(figures.line(results[-1]), file=sys.stderr, flush=True)
+
+    def measure(case: Case, work: Path) -> list[Measured]:
+        return compare(case, command.engines, work, options.rounds, options.seconds)
+
     title = f"{options.precision}, batch {options.batch}, {options.threads} threads"
-    command.publish("costs", title, table(results), results)
+    command.run("costs", title, command.cases(), measure, table)
 
 
 def table(results: Sequence[Sequence[Measured]]) -> str:

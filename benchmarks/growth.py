@@ -5,11 +5,12 @@ python -m benchmarks.growth --models resnet50 --over batch --values 1,2,4,8,16,3
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from . import figures
+from .case import Case
 from .command import Command
 from .measure import Measured, compare
 
@@ -22,14 +23,13 @@ def main() -> None:
     command.parser.add_argument("--over", choices=OVER, default="batch")
     command.parser.add_argument("--values", default="1,2,4,8,16,32", help="with commas between")
     options = command.parse()
-    results = []
-    with command.work() as work:
-        for model in command.cases():
-            for value in map(int, options.values.split(",")):
-                case = replace(model, **{options.over: value})
-                results.append(compare(case, command.engines, work, options.rounds, options.seconds))
-                print(f"{options.over} {value}: {figures.line(results[-1])}", file=sys.stderr, flush=True)
-    command.publish(f"growth-{options.over}", f"{options.precision}", table(results, options.over), results)
+    values = [int(value) for value in options.values.split(",")]
+    cases = [replace(case, **{options.over: value}) for case in command.cases() for value in values]
+
+    def measure(case: Case, work: Path) -> list[Measured]:
+        return compare(case, command.engines, work, options.rounds, options.seconds)
+
+    command.run(f"growth by {options.over}", options.precision, cases, measure, lambda r: table(r, options.over))
 
 
 def table(results: Sequence[Sequence[Measured]], over: str) -> str:

@@ -9,25 +9,25 @@ median over all calls, its spread the quartiles; the machine's peak is measured 
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
-from . import figures
+from .case import Case
 from .command import Command
-from .measure import compare
+from .figures import latency
+from .measure import Measured, compare
 
 
 def main() -> None:
     """Measure, print the table, write what is asked for."""
     command = Command(__doc__)
     options = command.parse()
-    results = []
-    with command.work() as work:
-        for case in command.cases():
-            results.append(compare(case, ("peak", *command.engines), work, options.rounds, options.seconds))
-            print(figures.line(results[-1]), file=sys.stderr, flush=True)
     tuned = f", tuned {options.tune:g} s each" if options.tune else ""
     title = f"{options.precision}, batch {options.batch}, {options.threads} threads{tuned}"
-    command.publish("latency", title, figures.latency(results), results, plot=True)
+
+    def measure(case: Case, work: Path) -> list[Measured]:
+        return compare(case, ("peak", *command.engines), work, options.rounds, options.seconds)
+
+    command.run("latency", title, command.cases(), measure, latency, plot=True)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ samples a second = sum over the instances of batch / median
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from . import figures
+from .case import Case
 from .command import Command
 from .measure import Measured, compare
 
@@ -22,15 +23,13 @@ def main() -> None:
     command.parser.add_argument("--instances", type=int, default=2)
     command.parser.set_defaults(threads=1)
     options = command.parse()
-    results = []
-    with command.work() as work:
-        for case in command.cases():
-            case = replace(case, threads=1)
-            found = compare(case, command.engines, work, options.rounds, options.seconds, options.instances)
-            results.append(found)
-            print(figures.line(found), file=sys.stderr, flush=True)
+
+    def measure(case: Case, work: Path) -> list[Measured]:
+        one = replace(case, threads=1)
+        return compare(one, command.engines, work, options.rounds, options.seconds, options.instances)
+
     title = f"{options.instances} x 1 thread, {options.precision}, batch {options.batch}"
-    command.publish("throughput", title, table(results), results)
+    command.run("throughput", title, command.cases(), measure, table)
 
 
 def table(results: Sequence[Sequence[Measured]]) -> str:
