@@ -18,7 +18,7 @@ from .cost import region_bytes, region_flops
 from .kernel_table import KernelTable, task_key, unpacked
 from .kernels.templates import TEMPLATES
 from .layouts import Assignment, assign
-from .plan import PLAIN, Layout, Plan, Step, Value, itemsize, size_of, value_of
+from .plan import PLAIN, Layout, Plan, Step, Value, itemsize, same_memory, size_of, value_of
 from .reuse import overwritable, parts_of
 from .sharing import Shares, Use, share
 from .target import Target
@@ -75,7 +75,8 @@ def _alternatives(tasks: dict[fx.Node, Task], templates: Sequence[Template]) -> 
 class _Call:
     """What becomes one step: the task of a region and its template, a conversion (no region), or a view (no task).
 
-    `sources` are the inputs' names: values, or weights where the task has constants.
+    `sources` are the inputs' names: values, or weights where the task has constants. A conversion that does not
+    `move` anything is a view, too.
     """
 
     region: Region | None
@@ -83,6 +84,7 @@ class _Call:
     output: Value
     task: Task | None = None
     template: Template | None = None
+    moves: bool = True
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -112,8 +114,9 @@ class _Calls:
         """The value of a node in a layout, by a conversion if it was not made in that one."""
         if (node, layout) not in self._names:
             home = self._home[node]
-            made = replace(home, name=f"{home.name}_{layout}", layout=layout, external=False)
-            self.calls.append(_Call(None, (home.name,), made))
+            same = same_memory(home.shape, home.layout, layout)
+            made = replace(home, name=f"{home.name}_{layout}", layout=layout, external=home.external and same)
+            self.calls.append(_Call(None, (home.name,), made, moves=not same))
             self.values[made.name] = made
             self._names[node, layout] = made.name
         return self._names[node, layout]
@@ -153,7 +156,7 @@ def _use(call: _Call) -> Use:
     """A call as memory sees it."""
     name, reads, task = call.output.name, call.reads, call.task
     if task is None:
-        return Use(name, reads, view=call.region is not None)
+        return Use(name, reads, view=call.region is not None or not call.moves)
     parts = tuple((call.sources[i], offset) for i, offset in parts_of(task))
     return Use(name, reads, False, tuple(call.sources[i] for i in overwritable(task)), parts)
 
@@ -198,8 +201,10 @@ def _step(call: _Call, values: dict[str, Value], table: KernelTable) -> Step:
 
 
 def _conversion(call: _Call, source: Value, table: KernelTable) -> Step:
-    symbol = table.conversion(source, call.output.layout)
     name = f"{source.layout}_to_{call.output.layout}"
+    if not call.moves:
+        return Step("", call.sources, call.output.name, name, "view", ())
+    symbol = table.conversion(source, call.output.layout)
     moved = 2 * prod(source.shape) * itemsize(source.dtype)
     return Step(symbol, call.sources, call.output.name, name, "layout", (), bytes=moved)
 

@@ -35,6 +35,12 @@ def physical_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
     return (shape[0], -(-shape[1] // c), *shape[2:], c)
 
 
+def same_memory(shape: tuple[int, ...], one: Layout, other: Layout) -> bool:
+    """Whether a value of `shape` lies in memory alike in both layouts: equal ones, or one pixel of whole blocks."""
+    blocks = {block_of(one), block_of(other)}
+    return one == other or (prod(shape[2:]) == 1 and all(shape[1] % block == 0 for block in blocks))
+
+
 def computed_dtype(dtype: str) -> str:
     """What kernels compute a value of `dtype` in: bfloat16 is a way to store float32."""
     return "float32" if dtype == "bfloat16" else dtype
