@@ -20,7 +20,7 @@ from torch import fx
 
 from ..compat import tirx
 from ..epilogue import Epilogue, check_epilogue, plan_operands
-from ..ops.math import exp
+from ..ops.math import exp_flushed
 from ..plan import PLAIN, computed_dtype, from_memory
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from ..views import broadcast_index, dtype_of, shape_of
@@ -294,7 +294,7 @@ class _Kernel:
             self._fill(part, 0.0)
             stop = part_end(f, p, _SUM, end) if isinstance(end, int) else f.let(tirx.min((p + 1) * _SUM, end))
             with f.serial(stop, p * _SUM) as key, f.lanes(self.lanes) as v:
-                f.store(scores, exp(scores[key, v] - top[v]), [key, v])
+                f.store(scores, exp_flushed(scores[key, v] - top[v]), [key, v])
                 f.store(part, part[v] + scores[key, v], [v])
             with f.lanes(self.lanes) as v:
                 f.store(total, total[v] + part[v], [v])
