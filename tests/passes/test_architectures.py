@@ -82,5 +82,5 @@ def test_it_computes_the_same(double: tuple[Program, Program, list[Tensor]]) -> 
 
 def test_float32_is_as_near_as_eager() -> None:
     before, x = captured(torch.float32)
-    after = run_passes(before, PIPELINES["exact"], verify=True)
+    after = run_passes(before, PIPELINES["exact"])
     assert_close_to_reference(eager(after, x), reference(before, x), eager(before, x))
