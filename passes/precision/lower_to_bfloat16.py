@@ -172,7 +172,7 @@ class _Rebuild:
         """The program in bfloat16."""
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
-                self.env[node] = self._copy(self.graph.placeholder(node.name), node, node.meta["val"])
+                self.env[node] = self._copy(self.graph.node_copy(node), node, node.meta["val"])
             elif node.op == "call_function":
                 self.env[node] = self._call(node)
         output = self.program.graph.output_node()

@@ -169,3 +169,8 @@ def test_a_limit_leaves_the_rest_in_float32() -> None:
     assert (dtypes(after)["a"], dtypes(after)["b"]) == (torch.bfloat16, torch.float32)
     assert {tensor.dtype for tensor in after.weights.values()} == {torch.bfloat16, torch.float32}
     assert relative_error(parse_program(text), after) <= ROUNDED
+
+
+def test_inputs_keep_their_names() -> None:
+    after, _, _ = lowered("program(%input: f32[2]) optimized {\n  %y: f32[2] = relu(%input)\n  return %y\n}")
+    assert [node.target for node in after.graph.nodes if node.op == "placeholder"] == ["input"]
