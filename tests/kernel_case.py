@@ -6,7 +6,7 @@ check(template, fn, inputs): template(fn)(inputs) == fn(inputs), with NaN in eve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -162,7 +162,7 @@ def build(template: Template, task: Task, choose: Callable[[Sequence[Choice]], C
         if position not in task.constants and inputs[position].layout not in layouts:
             old = inputs[position]
             inputs[position] = Value(old.name, old.shape, old.dtype, layouts[0], False)
-    task = Task(task.region, tuple(inputs), task.constants, task.output, task.target, task.hint)
+    task = replace(task, inputs=tuple(inputs))
     lowered = template.emit(task, None if choose is None else choose(template.space(task)))
     assert lowered.output == wants.output
     return Built(task, lowered, tvm.compile(tvm.IRModule({"main": lowered.func}), target=task.target.tvm_target()))
