@@ -11,15 +11,17 @@ import torch
 from compare import assert_close_to_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_case import aten, build, make_task, randn
+from kernel_case import HOST, aten, build, make_task, randn
 
 from planish.backends.tvm.generic.template import Generic
 from planish.backends.tvm.kernels.attention import Attention
+from planish.backends.tvm.kernels.concat import Concat
 from planish.backends.tvm.kernels.conv_direct import ConvDirect
 from planish.backends.tvm.kernels.depthwise import Depthwise
 from planish.backends.tvm.kernels.gemm import Gemm
 from planish.backends.tvm.kernels.matmul import Matmul
 from planish.backends.tvm.kernels.pool import Pool
+from planish.backends.tvm.kernels.spatial_mean import SpatialMean
 from planish.backends.tvm.kernels.winograd import Winograd
 from planish.backends.tvm.template import Choice, Template, distinct
 
@@ -124,6 +126,14 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "pool": lambda: Case(
         Pool(), lambda x: POOL(x, [3, 3], [2, 2], [1, 1]), [randn(1, 20, 15, 29)], anchor=POOL, kind="pool"
+    ),
+    "spatial mean": lambda: Case(
+        SpatialMean(), lambda x: aten.mean.dim(x, [2, 3]), [randn(2, 120, 5, 7)], anchor=aten.mean.dim,
+        layouts={0: f"c{HOST.block}"},
+    ),
+    "concat": lambda: Case(
+        Concat(), lambda x, y: aten.cat.default([x, y], 1), [randn(9, 50, 30), randn(9, 41, 30, seed=1)],
+        anchor=aten.cat.default,
     ),
     "softmax": lambda: Case(Generic(), lambda x: aten._softmax.default(x, 1, False), [randn(6, 500, 9)]),
     "sum": lambda: Case(Generic(), lambda x: aten.sum.dim_IntList(x, [1]), [randn(9, 1000)]),

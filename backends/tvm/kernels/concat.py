@@ -22,8 +22,8 @@ from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import shape_of
 from .emit import Expr, Function
 
-_CHUNK = 4096
-"""Elements that one task of the parallel loop copies at least."""
+CHUNKS = (4096, 1024, 16384)
+"""Elements that one task of the parallel loop copies at least; the first is the default."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,10 @@ class Concat:
         return f"c{task.target.block}" if 2 * blocked + liked * blocked > task.output.shape[1] else PLAIN
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """How much a task copies, where rows are copied: blocks of channels are a task each."""
+        read = read_concat(task)
+        assert not isinstance(read, Refused)
+        return [{"chunk": chunk} for chunk in CHUNKS] if self._made_of(task, read[1]) == PLAIN else ()
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """One parallel loop for each input."""
@@ -99,6 +101,7 @@ class Concat:
         wants = self.wants(task)
         assert isinstance(wants, Wants)
         layout = self._made_of(task, parts)
+        chunk = CHUNKS[0] if choice is None else int(choice["chunk"])
         anchor: Any = task.region.anchor_node
         with Function(task, layout, plan_operands(task, layout, sorted(task.within))) as f:
             epilogue = Epilogue(f, anchor)
@@ -106,17 +109,17 @@ class Concat:
                 if task.region.placeholders.index(part.node) in task.within:
                     continue  # it was made here
                 if layout == PLAIN:
-                    _copy_plain(f, epilogue, axis, part)
+                    _copy_plain(f, epilogue, axis, part, chunk)
                 else:
                     _copy_blocked(f, epilogue, part)
-        return Lowered(f.func, f.args, layout)
+        return Lowered(f.func, f.args, layout, {"chunk": chunk} if layout == PLAIN else {})
 
     def _made_of(self, task: Task, parts: list[Part]) -> Layout:
         """The layout in which the inputs arrived."""
         return task.inputs[task.region.placeholders.index(parts[0].node)].layout
 
 
-def _copy_plain(f: Function, epilogue: Epilogue, axis: int, part: Part) -> None:
+def _copy_plain(f: Function, epilogue: Epilogue, axis: int, part: Part, chunk: int) -> None:
     """Rows along the last axis, in vectors."""
     shape = shape_of(part.node)
     *outer, inner = shape
@@ -127,7 +130,7 @@ def _copy_plain(f: Function, epilogue: Epilogue, axis: int, part: Part) -> None:
         epilogue.store(out, epilogue.at(part.node, index))
 
     rows = prod(outer)
-    group = max(1, min(rows, _CHUNK // inner))
+    group = max(1, min(rows, chunk // inner))
     with f.parallel(-(-rows // group)) as task, f.serial(group) as r:
 
         def row() -> None:

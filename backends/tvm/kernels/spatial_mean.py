@@ -90,33 +90,45 @@ class SpatialMean:
         return Wants(layouts, PLAIN)
 
     def space(self, task: Task) -> Sequence[Choice]:
-        """Nothing to choose."""
-        return ()
+        """How many blocks of channels are summed side by side."""
+        default = _default(task)
+        blocks = -(-shape_of(_anchor(task).all_input_nodes[0])[1] // task.target.block)
+        sides = (side for side in dict.fromkeys((default["blocks"], 4, 2, 1)) if blocks % int(side) == 0)
+        return [{**default, "blocks": side} for side in sides]
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Parallel over images and groups of channel blocks, and over parts of the pixels where those are few."""
         with Function(task, PLAIN, plan_operands(task, PLAIN, [])) as f:
-            kernel = _Kernel(task, f)
+            chosen = _default(task) if choice is None else choice
+            kernel = _Kernel(task, f, int(chosen["blocks"]), int(chosen["parts"]))
             if kernel.parts > 1:
                 kernel.emit_in_parts()
             else:
                 kernel.emit()
-        return Lowered(f.func, f.args, PLAIN, {"blocks": kernel.side, "parts": kernel.parts})
+        return Lowered(f.func, f.args, PLAIN, chosen)
+
+
+def _default(task: Task) -> Choice:
+    """As many blocks of channels side by side as leave enough groups to share, and parts of the pixels if few do."""
+    batch, channels, *space = shape_of(_anchor(task).all_input_nodes[0])
+    blocks = -(-channels // task.target.block)
+    side = next(u for u in (4, 2, 1) if blocks % u == 0 and batch * blocks // u >= min(blocks, _FEW))
+    few = batch * blocks < _FEW and batch * channels * prod(space) > _ALONE
+    return {"blocks": side, "parts": min(_PARTS, max(space)) if few else 1}
 
 
 class _Kernel:
     """The kernel of one task. How it is cut depends on shapes alone, so that sums do not depend on threads."""
 
-    def __init__(self, task: Task, f: Function) -> None:
+    def __init__(self, task: Task, f: Function, side: int, parts: int) -> None:
+        """`side` blocks of channels are summed side by side, `parts` of the pixels apart."""
         self.f, self.anchor, self.block = f, _anchor(task), task.target.block
         self.epilogue = Epilogue(f, self.anchor)
         self.source = self.anchor.all_input_nodes[0]
         self.batch, self.channels, *self.space = shape_of(self.source)
         blocks = -(-self.channels // self.block)
         self.axis = max(range(len(self.space)), key=lambda i: (self.space[i], -i))
-        few = self.batch * blocks < _FEW and self.batch * self.channels * prod(self.space) > _ALONE
-        self.parts = min(_PARTS, self.space[self.axis]) if few else 1
-        self.side = next(u for u in (4, 2, 1) if blocks % u == 0 and self.batch * blocks // u >= min(blocks, _FEW))
+        self.side, self.parts = side, parts
         self.grid = [self.batch, blocks // self.side]
 
     def emit(self) -> None:
