@@ -203,7 +203,8 @@ def _place(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], list
     position = 0
     for name, array in arrays.items():
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        start = places.setdefault(hashlib.sha256(content).digest(), -(-position // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT)
+        free = -(-position // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
+        start = places.setdefault(hashlib.sha256(content.data).digest(), free)
         index.append({"name": name, "dtype": array.dtype.name, "shape": array.shape, "offset": start})
         if start >= position:
             chunks += [bytes(start - position), content]
@@ -212,7 +213,7 @@ def _place(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], list
 
 
 def _bytes_of(entry: Mapping[str, Any]) -> int:
-    return math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
+    return int(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize)
 
 
 def _arrays(index: Sequence[Mapping[str, Any]], member: memoryview, name: str) -> list[np.ndarray]:
