@@ -37,7 +37,7 @@ def factors(results: Sequence[Sequence[Measured]], path: Path, title: str) -> No
     axes.set(xlabel="time / planish's time", title=title)
     axes.legend(frameon=False, fontsize=8)
     with matplotlib.rc_context({"svg.hashsalt": "planish", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _bar(axes: Any, place: float, height: float, engine: str, group: Sequence[Measured]) -> None:

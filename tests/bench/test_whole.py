@@ -1,0 +1,32 @@
+"""The benchmarks end to end, on a small model: processes, files and page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tree import ROOT
+
+OPTIONS = ["--models", "resnet18", "--size", "small", "--against", "eager", "--rounds", "2", "--seconds", "0.05"]
+
+
+@pytest.mark.bars
+@pytest.mark.parametrize(("name", "more"), [("latency", []), ("throughput", []), ("costs", [])])
+def test_a_benchmark(name: str, more: list[str], tmp_path: Path) -> None:
+    files = ["--json", str(tmp_path / "x.json"), "--page", str(tmp_path / "x.md"), "--keep", str(tmp_path / "work")]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *OPTIONS, *more, *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {row["engine"]: row for row in json.loads((tmp_path / "x.json").read_text())["results"]}
+    assert rows["planish"]["error"] < 1e-5
+    assert rows["eager"]["error"] < 1e-5
+    assert 0 < rows["planish"]["low_ms"] <= rows["planish"]["median_ms"] <= rows["planish"]["high_ms"]
+    page = (tmp_path / "x.md").read_text()
+    assert done.stdout.strip() in page
+    assert str(tmp_path) not in page
+    if name == "latency":
+        assert (tmp_path / "latency-float32-batch-1-2-threads.svg").is_file()
+        assert rows["peak"]["flops"] > 0
