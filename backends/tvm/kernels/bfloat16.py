@@ -42,6 +42,10 @@ define linkonce_odr hidden <{n} x float> @{name}(<{n} x float> %acc, <{n} x i32>
   %r = call <{n} x float> @llvm.x86.avx512bf16.dpbf16ps.{bits}(<{n} x float> %acc, <{m} x bfloat> %b, <{m} x bfloat> %a)
   ret <{n} x float> %r
 }}
+define linkonce_odr hidden i32 @planish_pair_bfloat16(ptr %place) alwaysinline {{
+  %pair = load i32, ptr %place, align 2
+  ret i32 %pair
+}}
 """
 """TVM cannot call the intrinsic, since it has no LLVM type for bfloat16; so the call is LLVM's own text, inlined.
 The pair comes second: that operand of the instruction may be broadcast from memory."""
@@ -125,10 +129,11 @@ def dot(acc: Buffer, lanes: int, pair: Expr, weights: Buffer, place: Sequence[Ex
 
 
 def pair_of(low: Expr | None, high: Expr | None) -> Expr:
-    """Two bfloat16 by their bits as one int32, None for zero; neighbours in memory become one load."""
-    parts = [] if low is None else [tirx.Cast("uint32", low)]
-    parts += [] if high is None else [tirx.shift_left(tirx.Cast("uint32", high), const(16, "uint32"))]
-    return tirx.reinterpret("int32", parts[0] if len(parts) == 1 else tirx.bitwise_or(*parts))
+    """Two bfloat16 that lie side by side, by their bits, as one int32; None is zero. Within `dot_products` only."""
+    if low is not None and high is not None:
+        return tirx.call_pure_extern("int32", "planish_pair_bfloat16", T.address_of(low))
+    part = tirx.shift_left(tirx.Cast("uint32", high), const(16, "uint32")) if low is None else tirx.Cast("uint32", low)
+    return tirx.reinterpret("int32", part)
 
 
 def pack_pairs(array: np.ndarray, axis: int) -> np.ndarray:
