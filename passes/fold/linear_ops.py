@@ -94,6 +94,8 @@ def _with_map(node: fx.Node, map_: Affine, program: Program, weight: Tensor, bia
     op = linear.convolution(weight, bias, stride, padding, dilation, groups, extents)  # type: ignore[arg-type]
     moved = linear.compose(op, linear.affine(map_.scale, map_.shift, op.source))
     assert isinstance(moved, linear.Linear)
+    if moved.uniform(0.0):
+        return _rebuilt(node, program, moved.weight, moved.flat_bias())
     scaled = _rebuilt(node, program, moved.weight, None)
     if isinstance(scaled, str):
         return scaled

@@ -293,6 +293,12 @@ def test_a_shift_of_the_input_becomes_a_map_behind_a_padded_convolution() -> Non
     assert shapes == [[3, 4, 3, 3], [3, 6, 6]]
 
 
+def test_a_map_of_one_place_is_a_bias() -> None:
+    text = MAPPED.replace("6, 6]", "2, 2]").replace("@p: f64[3, 4, 3, 3]", "@p: f64[3, 4, 4, 4]")
+    after, _, _ = rewritten(FOLD, text.replace("%y: f64[2, 3, 2, 2]", "%y: f64[2, 3, 1, 1]"))
+    assert op_names(after) == ["convolution"]
+
+
 def test_a_map_needs_a_pass_over_memory_that_it_saves() -> None:
     # 2 * 2 * 4 * 6 * 6 = 576 numbers are read and written for the norm; a map of 17 channels has 612
     wide = (
