@@ -129,5 +129,3 @@ def test_two_tuners_at_once_find_what_one_finds(tmp_path: Path) -> None:
         for key, record in found.items():
             gains = [r.default_seconds / r.seconds for r in (record, again[key])]
             assert gains[1] >= 0.85 * gains[0], gains
-        failures = {attempt.why for _, attempt in shared.all_attempts() if attempt.seconds is None}
-        assert failures <= {"not faster than the default inside a network"}
