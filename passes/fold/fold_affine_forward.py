@@ -183,6 +183,9 @@ class Way:
         source = next(n for n in user.all_input_nodes if n.op != "get_attr")
         if reason := blocked(user, source, both):
             return reason
+        steps = int(bool((both.scale != 1).any())) + int(bool(both.shift.any()))
+        if len(self.ops[-1].users) > 1 and steps > 1 and user.target is not aten.batch_norm.default:
+            return f"its reader {named(user)} would take two ops where one is shared"
         self.values[user] = normal_form(now, value(source).dtype, both, user, [user])
         return None
 
