@@ -101,7 +101,7 @@ def tune_mode(model: torch.nn.Module, inner: str = "eager") -> torch.nn.Module:
     `tune_reports` of the result says what was folded and what was not, with the reason.
     """
     try:
-        from .backends.tune_mode import tune_mode as make
+        from .backends.dynamo_tune import tune_mode as make
     except ModuleNotFoundError as error:
         raise errors.missing_extra(error) from None
     return make(model, inner)

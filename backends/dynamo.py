@@ -74,7 +74,7 @@ def planish_backend(
 
 def _training_mode(mode: object, gm: fx.GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any]) -> Run:
     """Graphs that keep their gradients."""
-    from .tune_mode import tune_backend
+    from .dynamo_tune import tune_backend
 
     if mode != "tune":
         raise OptionError(f"There is no mode {mode!r}.", "Modes are 'infer' (the default) and 'tune'.")

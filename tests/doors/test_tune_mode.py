@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo import find
 
 import planish
-from planish.backends import tune_mode as door
+from planish.backends import dynamo_tune as door
 from planish.errors import OptionError
 from planish.passes.convbn.tune import fold_weights
 
