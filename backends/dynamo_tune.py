@@ -39,12 +39,12 @@ def tune_mode(model: torch.nn.Module, inner: str = "eager") -> torch.nn.Module:
     if not isinstance(model, torch.nn.Module):
         raise OptionError(f"tune_mode takes an nn.Module, not a {type(model).__name__}.", "Give the model to train.")
     reports: list[PassReport] = []
-    options = {"mode": "tune", "inner": inner, "report": reports.append}
+    options: dict[str, Any] = {"mode": "tune", "inner": inner, "report": reports.append}
     _check(options)
     twin = copy.copy(model)
     # Module.compile would leave containers such as nn.Sequential alone: their forward is torch's own code
     call = torch._dynamo.external_utils.wrap_inline(twin._call_impl)
-    twin._compiled_call_impl = torch.compile(call, backend="planish", options=options)  # type: ignore[assignment]
+    twin._compiled_call_impl = torch.compile(call, backend="planish", options=options)
     twin.tune_reports = reports  # type: ignore[assignment]
     return twin
 

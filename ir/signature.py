@@ -37,6 +37,11 @@ class TensorSpec:
     dtype: str
     shape: tuple[Dim, ...]
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The shape, if every dimension is static."""
+        return tuple(int(dim) for dim in self.shape)
+
     def __str__(self) -> str:
         """Print as `x: float32[1, 3, 224, 224]`."""
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"

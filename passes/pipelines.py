@@ -87,6 +87,7 @@ FOLD: tuple[Pass, ...] = (
     LowerBatchNorm(),  # what nothing could take becomes a mul and an add, for some kernel's epilogue
     MergeViews(),  # views that had an affine between them are neighbours now
     RemoveDuplicates(),  # so are equal calls that had different constants in front
+    FoldAffineBackward(),  # the product that several equal norms had is one now, and its producer may take it
 )
 """NORMALIZED → OPTIMIZED without approximations: constants and affines go into weights."""
 

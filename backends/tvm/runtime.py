@@ -162,7 +162,7 @@ class Compiled:
     def seeded_outputs(self) -> list[np.ndarray]:
         """What the self-test's inputs give; bfloat16 as bits, so that no other library is needed."""
         found = self._run(self.seeded_arguments())
-        return [np.from_dlpack(tensor).reshape(spec.shape).copy() for tensor, _, spec in found]
+        return [np.from_dlpack(tensor).reshape(spec.extents).copy() for tensor, _, spec in found]
 
     def seeded_arguments(self) -> list[Any]:
         """The self-test's inputs, as `run_arguments` takes them."""

@@ -63,7 +63,7 @@ def _difference(got: np.ndarray, want: np.ndarray) -> float:
 
 def _array(index: int, spec: TensorSpec) -> np.ndarray:
     """Bytes of SHAKE-128, the same for every version of NumPy and every machine."""
-    shape = tuple(int(dim) for dim in spec.shape)
+    shape = spec.extents
     count = math.prod(shape)
     raw = np.frombuffer(hashlib.shake_128(f"planish:{index}".encode()).digest(2 * count), "<i2")
     if spec.dtype == "bfloat16":

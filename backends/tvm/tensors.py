@@ -46,7 +46,7 @@ def deliver(tensor: Any, kind: str, copy: bool, spec: TensorSpec) -> Any:
     if kind == "torch":
         result = _torch_view(tensor, spec)
         return result.clone() if copy else result
-    array = np.from_dlpack(tensor).reshape(spec.shape)
+    array = np.from_dlpack(tensor).reshape(spec.extents)
     if copy:
         array = array.copy()
     if spec.dtype == BFLOAT16:
@@ -77,7 +77,7 @@ def write_out(out: Any, tensor: Any, spec: TensorSpec) -> None:
         out.detach().copy_(_torch_view(tensor, spec))
     else:
         target = out.view(np.uint16) if spec.dtype == BFLOAT16 else out
-        np.copyto(target, np.from_dlpack(tensor).reshape(spec.shape))
+        np.copyto(target, np.from_dlpack(tensor).reshape(spec.extents))
 
 
 def _torch_view(tensor: Any, spec: TensorSpec) -> Any:
@@ -85,7 +85,7 @@ def _torch_view(tensor: Any, spec: TensorSpec) -> Any:
     import torch
     from torch.utils.dlpack import from_dlpack
 
-    result = from_dlpack(tensor).reshape(spec.shape)
+    result = from_dlpack(tensor).reshape(spec.extents)
     return result.view(torch.bfloat16) if spec.dtype == BFLOAT16 else result
 
 
@@ -98,7 +98,8 @@ def _bfloat16(spec: TensorSpec) -> np.dtype[Any]:
             f"Output {spec.name!r} is bfloat16, which NumPy lacks without ml_dtypes.",
             "Give torch tensors, or: pip install ml_dtypes.",
         ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
 def aligned_copy(array: np.ndarray, alignment: int = 64) -> np.ndarray:

@@ -102,7 +102,8 @@ def fold_weights(
 def tune_graph(gm: fx.GraphModule) -> PassReport:
     """Fold every eval-mode batch norm of a Dynamo graph that follows a convolution or linear layer, in place."""
     before = len(gm.graph.nodes)
-    applied, refused = [], []
+    applied: list[Site] = []
+    refused: list[Site] = []
     for norm in list(gm.graph.nodes):
         found = _candidate(norm)
         if found is None:

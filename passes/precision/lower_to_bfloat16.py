@@ -176,7 +176,8 @@ class _Rebuild:
             elif node.op == "call_function":
                 self.env[node] = self._call(node)
         output = self.program.graph.output_node()
-        results = tuple(self._read(n, n.meta["val"].dtype, n) for n in output.args[0])  # type: ignore[union-attr]
+        given: Any = output.args[0]
+        results = tuple(self._read(n, n.meta["val"].dtype, n) for n in given)
         made = self.graph.output(results)
         made.meta = {**output.meta, "val": tuple(n.meta["val"] for n in results)}
         return self.program.evolve(graph=self.graph, weights=self.weights)

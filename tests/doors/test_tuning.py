@@ -17,14 +17,14 @@ from planish.backends.tvm.tune.database import Database, Record
 from planish.cli import status
 from planish.errors import OptionError, TuningDatabaseError
 
-NET = '''
+NET = """
 import torch
 
 def net():
     torch.manual_seed(0)
     first, second = torch.nn.Conv2d(16, 48, 3, padding=1), torch.nn.Conv2d(48, 32, 3, stride=2)
     return torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.Hardswish())
-'''
+"""
 X = "input=f32[1,16,20,24]"
 
 

@@ -22,10 +22,10 @@ from ..epilogue import check_epilogue, operand_layouts
 from ..plan import PLAIN, Layout
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, read_conv
-from .conv_direct import ORDERS, DirectKernel, Place, lanes_of
+from .conv_direct import DirectKernel, Place, lanes_of
 from .emit import Expr, Function, PackedArg
 from .rows import Rows
-from .tiles import Product, Tile, choose, tiles_to_try
+from .tiles import ORDERS, Product, Tile, choose, tiles_to_try
 from .window import Axis, Run
 
 

@@ -59,16 +59,16 @@ def read_linear(task: Task) -> Linear | Refused:
     if anchor is None or anchor.target is not torch.ops.aten.linear.default:
         return Refused("not a linear layer")
     args: tuple[Any, ...] = anchor.args
-    places = [_constant(task, a) for a in args[1:3] if a is not None]
-    if any(p is None for p in places):
+    weight, *rest = (_constant(task, a) for a in args[1:3] if a is not None)
+    if weight is None or None in rest:
         return Refused("its weight or bias is not a constant")
-    if not places or any(computed_dtype(v.dtype) != "float32" for v in (*task.inputs, task.output)):
+    if any(computed_dtype(v.dtype) != "float32" for v in (*task.inputs, task.output)):
         return Refused("not float32 or bfloat16")
     if not views_to_placeholder(task, args[0]):
         return Refused("its input is computed inside the region")
     shape, out = shape_of(args[0]), shape_of(anchor)
-    bias = places[1] if len(places) > 1 else None
-    return Linear(prod(out[:-1]), shape[-1], out[-1], args[0], places[0], bias, itemsize(task.output.dtype))
+    bias = rest[0] if rest else None
+    return Linear(prod(out[:-1]), shape[-1], out[-1], args[0], weight, bias, itemsize(task.output.dtype))
 
 
 def _constant(task: Task, node: Any) -> int | None:
