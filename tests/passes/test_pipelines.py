@@ -24,7 +24,7 @@ from planish.passes.pipelines import PIPELINES, pipeline
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(
-        OptionError, match=r"no pipeline 'fastest'\.\n  Pipelines are normalize, exact, group, compile\."
+        OptionError, match=r"no pipeline 'fastest'\.\n  Pipelines are normalize, exact, bfloat16, group, compile\."
     ):
         pipeline("fastest")
 
