@@ -103,11 +103,12 @@ class Concat:
         layout = self._made_of(task, parts)
         chunk = CHUNKS[0] if choice is None else int(choice["chunk"])
         anchor: Any = task.region.anchor_node
-        with Function(task, layout, plan_operands(task, layout, sorted(task.within))) as f:
+        made = task.within.intersection(task.region.placeholders.index(part.node) for part in parts)
+        with Function(task, layout, plan_operands(task, layout, sorted(made))) as f:
             epilogue = Epilogue(f, anchor)
             for part in parts:
-                if task.region.placeholders.index(part.node) in task.within:
-                    continue  # it was made here
+                if task.region.placeholders.index(part.node) in made:
+                    continue  # it was made here; what the epilogue reads and overwrites is no part
                 if layout == PLAIN:
                     _copy_plain(f, epilogue, axis, part, chunk)
                 else:
