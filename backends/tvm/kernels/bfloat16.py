@@ -94,9 +94,12 @@ def _widened(value: Expr) -> Expr | None:
 
 
 def narrow(value: Expr, native: bool) -> Expr:
-    """The bits of the nearest bfloat16, in the open lane loop or in scalar code."""
+    """The bits of the nearest bfloat16, in the open lane loop or in scalar code.
+
+    The value is named first: what TVM computes lane by lane (a choice that depends on the lane) is a vector then.
+    """
     if native and open_lanes() in _ROUND:
-        return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(_ROUND[open_lanes()]), value, dtype="uint16")
+        return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(_ROUND[open_lanes()]), once(value), dtype="uint16")
     high = tirx.shift_right(tirx.reinterpret("uint32", rounded(value)), const(16, "uint32"))
     return tirx.Cast("uint16", high)
 
