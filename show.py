@@ -203,10 +203,15 @@ def _print_passes(out: Console, manifest: Manifest) -> None:
 
 def _print_sites(out: Console, manifest: Manifest) -> None:
     """Where each rule was applied, and where refused and why, by layer; of mere respelling only the refusals."""
+    said: set[tuple[str, str, str]] = set()
     for entry in manifest["report"]:
         for (rule, reason), layers in _grouped(entry).items():
             if not reason and entry["name"].startswith(RESPELLING):
                 continue
+            layers = [layer for layer in layers if not (reason and (rule, reason, layer) in said)]
+            if not layers:  # a pass that runs again refuses again
+                continue
+            said.update((rule, reason, layer) for layer in layers)
             verdict = f"refused: {reason}" if reason else "applied"
             out.print(f"[bold]{escape(rule)}[/bold] {escape(verdict)} ({len(layers)})", soft_wrap=True)
             out.print(f"    {escape(', '.join(dict.fromkeys(layers)))}", soft_wrap=True)

@@ -132,6 +132,8 @@ def norms_and_affines(program: Program) -> list[torch.fx.Node]:
             continue
         name = str(node.target).removeprefix("aten.")
         constant = [a for a in node.args if isinstance(a, torch.fx.Node) and a.op == "get_attr"]
+        if any("rms_norm" in str(a.target) for a in node.all_input_nodes):
+            continue  # the norm's own shift, which ATen's rms_norm has no argument for: its kernel adds it
         channelwise = any(a.meta["val"].numel() > 1 for a in constant) and node.meta["val"].dim() == 4
         if name.startswith(NORMS) or (name in AFFINE and channelwise):
             found.append(node)

@@ -7,7 +7,6 @@ from .common import Entry, Sample, Size, image
 
 __all__ = ["ZOO", "Entry", "Sample", "Size", "find"]
 
-BRANCHES = "a branch of RepVGG is a batch norm alone, of a value that other branches read too"
 PREACTIVATION = "DenseNet normalizes a concatenation that other layers read too"
 
 V3_LARGE_SMALL = tuple(mobilenet.V3_LARGE[i] for i in (0, 1, 3, 4, 6, 10, 12))
@@ -70,7 +69,7 @@ ZOO: tuple[Entry, ...] = (
     Entry(
         "repvgg_a0", repvgg.repvgg_a0,
         Size(image(33), {"widths": (12, 12, 20, 40), "depths": (2, 2, 1), "classes": 10}),
-        Size(image(224)), parameters=9_108_968, affine_left=BRANCHES,
+        Size(image(224)), parameters=9_108_968,
     ),
     Entry(
         "repvgg_a0_merged", repvgg.repvgg_a0,
