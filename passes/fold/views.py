@@ -72,7 +72,7 @@ def _block(source: Sequence[int], target: Sequence[int], axis: int) -> tuple[tup
 def _respread(vector: Tensor, source: Sequence[int], axis: int, target: Sequence[int]) -> Tensor:
     shape = [1] * len(source)
     shape[axis] = -1
-    return vector.reshape(shape).expand(*source).reshape(*target)
+    return vector.reshape(shape).expand(source).reshape(tuple(target))
 
 
 def _uniform(tensor: Tensor, dim: int) -> bool:
