@@ -98,10 +98,10 @@ def exported(case: Case, work: Path) -> dict[str, Any]:
     """Figures of the export to `work`, which is done unless it was before."""
     folder = work / case.name
     done = beside(folder, "export.json")
+    sample = work / f"{case.sample_name}.npz"  # read when serving, also by an engine that needs no export
+    if not sample.is_file():
+        once("sample", case, sample)
     if not done.is_file():
-        sample = work / f"{case.sample_name}.npz"
-        if not sample.is_file():
-            once("sample", case, sample)
         done.write_text(json.dumps(once("export", case, folder)), encoding="utf-8")
     return dict(json.loads(done.read_text(encoding="utf-8")))
 
