@@ -48,17 +48,8 @@ class ConvDirect:
         conv = read_conv(task)
         if isinstance(conv, Refused):
             return conv
-        block = task.target.block
-        if lanes_of(conv, block) < 2:
-            return Refused(f"groups of {conv.out_channels // conv.groups} channels leave nothing to vectorize")
-        layout: Layout = f"c{block}"
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, layout):
-            return Refused(reason)
-        one = prod(a.size for a in conv.axes) == 1
-        few = one or (conv.channels < block and (not has_pairs(conv, task) or has_tap_pairs(conv, task)))
-        first: tuple[Layout, ...] = (PLAIN, layout) if few else (layout,)
-        return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
+        few = conv.channels < task.target.block
+        return blocked_wants(task, conv, few and (not has_pairs(conv, task) or has_tap_pairs(conv, task)))
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Register tiles, what the outer loop walks along, its tasks (rows or single tiles), and looking ahead."""
@@ -86,6 +77,20 @@ class ConvDirect:
         tile = Tile.parse(choice["tile"], lanes_of(conv, task.target.block))
         share, ahead = choice["share"] == "tiles", int(choice["ahead"])
         return DirectKernel(task, conv, tile, str(choice["order"]), share, ahead).lower()
+
+
+def blocked_wants(task: Task, conv: Conv, plain: bool) -> Wants | Refused:
+    """Blocked output and operands; the input PLAIN as well where it has one pixel, or if it is to be with `plain`."""
+    block = task.target.block
+    if lanes_of(conv, block) < 2:
+        return Refused(f"groups of {conv.out_channels // conv.groups} channels leave nothing to vectorize")
+    layout: Layout = f"c{block}"
+    anchor: Any = task.region.anchor_node
+    if reason := check_epilogue(task, anchor, layout):
+        return Refused(reason)
+    one = prod(a.size for a in conv.axes) == 1
+    first: tuple[Layout, ...] = (PLAIN, layout) if one or plain else (layout,)
+    return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
 
 
 def product_of(conv: Conv, block: int) -> Product:

@@ -13,16 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import gcd, prod
-from typing import Any
 
 import numpy as np
 
 from ..compat import tirx
-from ..epilogue import check_epilogue, operand_layouts
-from ..plan import PLAIN, Layout
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, read_conv
-from .conv_direct import DirectKernel, Place, lanes_of
+from .conv_direct import DirectKernel, Place, blocked_wants, lanes_of
 from .emit import Expr, Function, PackedArg
 from .rows import Rows
 from .tiles import ORDERS, Product, Tile, choose, tiles_to_try
@@ -39,16 +36,7 @@ class ConvTransposed:
         conv = read_conv(task, transposed=True)
         if isinstance(conv, Refused):
             return conv
-        block = task.target.block
-        if lanes_of(conv, block) < 2:
-            return Refused(f"groups of {conv.out_channels // conv.groups} channels leave nothing to vectorize")
-        layout: Layout = f"c{block}"
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, layout):
-            return Refused(reason)
-        few = conv.channels < block or prod(a.size for a in conv.axes) == 1
-        first: tuple[Layout, ...] = (PLAIN, layout) if few else (layout,)
-        return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
+        return blocked_wants(task, conv, plain=conv.channels < task.target.block)
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Register tiles, what the outer loop walks along, and what a task of it is: rows or single tiles."""
