@@ -13,6 +13,7 @@ import pytest
 
 from planish.backends.tvm.tune import lock
 from planish.backends.tvm.tune.database import Database
+from planish.backends.tvm.tune.tuner import PUT_BACK
 
 TUNE = """
 import sys, time
@@ -91,14 +92,14 @@ def kill_while_tuning(path: Path, after: float) -> int:
 
 def check_kills(path: Path, moments: list[float]) -> None:
     """After each kill: a whole database, all that was kept before and at most one more, and a machine that is free."""
-    before: set[str] = set()
+    before: dict[tuple[str, str, str], tuple[float | None, str]] = {}
     for moment in moments:
         kept = kill_while_tuning(path, moment)
         with Database(path) as database:
-            # by what was tried, not by its outcome: the network may put a winner back, which is recorded in its place
-            tried = {f"{key} {a.template} {a.choice}" for key, a in database.all_attempts()}
-            assert before <= tried
-            assert kept <= len(tried - before) <= kept + 1
+            tried = {(key, a.template, str(a.choice)): (a.seconds, a.why) for key, a in database.all_attempts()}
+            changed = {what for what, outcome in before.items() if tried.get(what) != outcome}
+            assert all(tried.get(what) == (None, PUT_BACK) for what in changed)  # by the network's confirmation alone
+            assert kept <= len(tried.keys() - before.keys()) <= kept + 1
             measured = {(key, a.template, str(a.choice)) for key, a in database.all_attempts() if a.seconds is not None}
             assert {(key, r.template, str(r.choice)) for key, r in database.records()} <= measured
         before = tried
@@ -119,7 +120,10 @@ def test_ten_kills_at_any_moment(tmp_path: Path) -> None:
 
 @pytest.mark.bars
 def test_two_tuners_at_once_find_what_one_finds(tmp_path: Path) -> None:
-    """Until nothing is left to try: the same tasks, each with a kernel that is no slower than its default."""
+    """Until nothing is left to try. Each finds the same tasks, and kernels that gain as much, but for noise.
+
+    Gains are times: this one needs a machine with nothing else to do.
+    """
     one, two = tmp_path / "one.sqlite", tmp_path / "two.sqlite"
     finish([tuner(one, 900)])
     finish([tuner(two, 900), tuner(two, 900)])
@@ -127,5 +131,7 @@ def test_two_tuners_at_once_find_what_one_finds(tmp_path: Path) -> None:
         found, again = dict(alone.records()), dict(shared.records())
         assert found
         assert found.keys() == again.keys()
-        for record in (*found.values(), *again.values()):  # whose gain is which depends on the load, so it is no test
+        for key, record in found.items():
             assert record.seconds <= record.default_seconds
+            gains = [r.default_seconds / r.seconds for r in (record, again[key])]
+            assert gains[1] >= 0.85 * gains[0], gains

@@ -25,6 +25,9 @@ RESERVE = 0.2
 Build = Callable[[Chooser], Network]
 """Compiles the network with the kernels that a chooser decides on."""
 
+PUT_BACK = "not faster than the default inside a network"
+"""Why a winner's attempt has failed after all."""
+
 
 @dataclass
 class Summary:
@@ -190,6 +193,6 @@ class Tuner:
         """The database, too, learns that a winner was none."""
         template, choice = tunable.default
         default = Record(template.name, choice, record.default_seconds, record.default_seconds, record.what)
-        failed = Attempt(option.template.name, option.choice, None, "not faster than the default inside a network")
+        failed = Attempt(option.template.name, option.choice, None, PUT_BACK)
+        self._database.record(tunable.key, default, replace=True)  # first: a kill in between leaves no failed winner
         self._database.attempt(tunable.key, failed)
-        self._database.record(tunable.key, default, replace=True)
