@@ -93,6 +93,14 @@ class TextError(PlanishError):
     """A text form that does not parse; the message has line and column."""
 
 
+class QuantizationError(PlanishError):
+    """A scale, range or value that integer arithmetic cannot hold."""
+
+
+class AccumulatorOverflow(QuantizationError):
+    """A sum of products that does not fit 32 bits."""
+
+
 class RewriteMismatch(PlanishError):
     """verify=True found a rewrite that changes the numbers at its boundary."""
 

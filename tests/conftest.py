@@ -18,7 +18,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 os.environ.setdefault("PLANISH_CACHE_DIR", str(Path(__file__).resolve().parent.parent / "build" / "cache"))
 """Objects compiled by tests stay in the checkout, out of the user's own cache."""
 
-WITHOUT_TVM = ("ir", "passes")
+WITHOUT_TVM = ("ir", "passes", "quantize")
 """Folders whose tests run where TVM is not installed."""
 
 

@@ -106,7 +106,7 @@ def test_the_command_starts_without_torch() -> None:
 
 def test_tests_of_ir_and_passes_are_collected_without_tvm() -> None:
     """In an interpreter in which TVM cannot be imported; `conftest.py` hides it while they run."""
-    folders = [str(ROOT / "tests" / folder) for folder in ("ir", "passes")]
+    folders = [str(ROOT / "tests" / folder) for folder in ("ir", "passes", "quantize")]
     code = (
         "import sys, pytest\n"
         "sys.modules['tvm'] = sys.modules['tvm_ffi'] = None\n"
