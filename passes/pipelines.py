@@ -1,11 +1,19 @@
-"""The ordered lists of passes, each entry with its "because". The only place that decides order."""
+"""The ordered lists of passes, each entry with its "because". The only place that decides order.
+
+    pipeline(pipeline(program)) == pipeline(program)
+
+The lists give the order of the first round. What a pass does may be what an earlier one waits for: a merge ends a
+branch that barred an affine, a fold leaves an identity. `Repeat` therefore runs the passes again whose input was
+rewritten after they had looked at it, until none finds anything. Most graphs are done in two rounds, and a round in
+which nothing is left costs a look at each node.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ..errors import OptionError
-from .base import Pass
+from .base import Pass, Repeat, Step
 from .fold.fold_affine_backward import FoldAffineBackward
 from .fold.fold_affine_forward import FoldAffineForward
 from .fold.fold_constants import FoldConstants
@@ -26,6 +34,7 @@ from .normalize.canonicalize_views import CanonicalizeViews
 from .normalize.decompose_composites import DecomposeComposites
 from .normalize.decompose_resizes import DecomposeResizes
 from .normalize.lift_constants import LiftConstants
+from .normalize.lift_empty import LiftEmpty
 from .normalize.mark_normalized import MarkNormalized
 from .normalize.merge_pads import MergePads
 from .normalize.merge_views import MergeViews
@@ -45,6 +54,7 @@ from .reparameterize.unstack_means import UnstackMeans
 NORMALIZE: tuple[Pass, ...] = (
     RemoveDeadCode(),  # nothing below should spend time on what nobody reads
     CanonicalizeArguments(),  # all rules below read arguments by position
+    LiftEmpty(),  # before any formula divides by an extent of 0
     RemoveDropout(),  # before decompositions take its formula apart
     DecomposeComposites(),  # what it makes is spelled by the passes below
     DecomposeResizes(),  # makes gathers, products and views
@@ -91,7 +101,9 @@ FOLD: tuple[Pass, ...] = (
 )
 """NORMALIZED → OPTIMIZED without approximations: constants and affines go into weights."""
 
-EXACT: tuple[Pass, ...] = (*NORMALIZE, *FOLD)
+EXACT: tuple[Step, ...] = (
+    Repeat("exact", (*NORMALIZE, *FOLD)),  # as one group: what folding leaves may have another spelling
+)
 """CAPTURED → OPTIMIZED, equal over the reals: what every door runs unless told otherwise."""
 
 BFLOAT16: tuple[Pass, ...] = (
@@ -102,11 +114,11 @@ BFLOAT16: tuple[Pass, ...] = (
 GROUP: tuple[Pass, ...] = (GroupRegions(),)
 """OPTIMIZED → GROUPED: last, because regions hide single ops from rules."""
 
-COMPILE: tuple[Pass, ...] = (*EXACT, *GROUP)
+COMPILE: tuple[Step, ...] = (*EXACT, *GROUP)
 """CAPTURED → GROUPED: everything before code generation."""
 
-PIPELINES: Mapping[str, tuple[Pass, ...]] = {
-    "normalize": NORMALIZE,
+PIPELINES: Mapping[str, tuple[Step, ...]] = {
+    "normalize": (Repeat("normalize", NORMALIZE),),  # what one pass respells may be what an earlier one reads
     "exact": EXACT,
     "bfloat16": (*EXACT, *BFLOAT16),
     "group": GROUP,
@@ -115,8 +127,8 @@ PIPELINES: Mapping[str, tuple[Pass, ...]] = {
 """Pipelines by name."""
 
 
-def pipeline(name: str) -> tuple[Pass, ...]:
-    """Return the passes of a named pipeline."""
+def pipeline(name: str) -> tuple[Step, ...]:
+    """Return the steps of a named pipeline."""
     if name not in PIPELINES:
         raise OptionError(f"There is no pipeline {name!r}.", f"Pipelines are {', '.join(PIPELINES)}.")
     return PIPELINES[name]
