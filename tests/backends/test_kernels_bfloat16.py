@@ -12,6 +12,7 @@ from kernel_case import HOST, check, randn
 from planish.backends.tvm.kernels.bfloat16 import has_dot
 from planish.backends.tvm.kernels.conv_direct import ConvDirect
 from planish.backends.tvm.kernels.gemm import Gemm
+from planish.backends.tvm.kernels.winograd import Winograd
 
 aten = torch.ops.aten
 BLOCK = f"c{HOST.block}"
@@ -83,6 +84,18 @@ def test_direct_convolution_of_images(x: Sequence[int], w: Sequence[int], option
     image[0, 0, 1, -1] = float("nan")
     exact = fn(image.double(), *(t.double() for t in weights))
     assert torch.equal(built.run([image, *weights]).isnan(), exact.isnan())
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograd_transforms_in_float32(m: int) -> None:
+    """Rounded once, at the end: half a unit of each result, and what Winograd adds in float32."""
+    fn, inputs = conv(pad=1), [half(1, 40, 9, 13), half(24, 40, 3, 3), half(24)]
+    built = check(
+        Winograd(m, anywhere=True), fn, inputs, [1, 2], kind="conv", anchor=aten.convolution.default, layouts={0: BLOCK}
+    )
+    exact = fn(*(t.double() for t in inputs))
+    error = (built.run(inputs).double() - exact).abs()
+    assert bool((error <= exact.abs() * 2**-8 + 2e-5 * exact.abs().max()).all())
 
 
 def linear(x: Any, w: Any, b: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from compare import unit_in_last_place
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_case import HOST, Built, aten, build, derive, loops, make_task, randn
+from kernel_case import HOST, Built, aten, build, derive, in_memory, loops, make_task, randn
 
 from planish.backends.tvm.kernels.conv import Conv, read_conv
 from planish.backends.tvm.kernels.winograd import Winograd
@@ -232,15 +232,15 @@ def test_weights_are_transformed_in_float64_and_cast_once(m: int) -> None:
 
 
 @pytest.mark.parametrize("m", [2, 4])
-@pytest.mark.parametrize(("out", "channels"), [(40, 7), (64, 33)])
-def test_compiled_code_derives_the_same_bits(m: int, out: int, channels: int) -> None:
-    weight, block = randn(out, channels, 3, 3), HOST.block
+@pytest.mark.parametrize(("out", "channels", "dtype"), [(40, 7, "float32"), (64, 33, "float32"), (40, 7, "bfloat16")])
+def test_compiled_code_derives_the_same_bits(m: int, out: int, channels: int, dtype: str) -> None:
+    weight, block = randn(out, channels, 3, 3).to(getattr(torch, dtype)), HOST.block
     blocks = -(-out // block)
     for each in (d for d in range(1, blocks + 1) if blocks % d == 0):
-        made = packed_weight(0, square(m), (blocks // each, (m + 2) ** 2, channels, each, block)).packed
-        derived = np.from_dlpack(derive(made, weight.numpy(), HOST))  # [chunk, p, c, b, lane]
+        made = packed_weight(0, square(m), (blocks // each, (m + 2) ** 2, channels, each, block), dtype).packed
+        derived = np.from_dlpack(derive(made, in_memory(weight), HOST))  # [chunk, p, c, b, lane]
         flat = derived.transpose(1, 0, 3, 4, 2).reshape((m + 2) ** 2, -1, channels)
-        np.testing.assert_array_equal(flat[:, :out], transform(square(m), weight.numpy()))
+        np.testing.assert_array_equal(flat[:, :out], transform(square(m), weight.float().numpy()))
         assert not flat[:, out:].any()
 
 
@@ -312,6 +312,14 @@ def test_pays_where_arithmetic_is_the_limit() -> None:
     assert not pays(geometry(layer((1, 512, 1, 1), 512), [1, 1]), zen)  # one pixel of sixteen
     assert not pays(geometry(layer((1, 3, 56, 56), 64), [1, 1]), zen)  # an RGB stem
     assert pays(geometry(layer((16, 512, 7, 7), 512), [1, 1]), zen)  # a large batch shares the weights
+
+
+def test_pays_against_pairs_of_bfloat16() -> None:
+    zen = replace(HOST, cpu="znver4", features=HOST.features | {"avx512f", "avx2"}, threads=2)
+    layers = [geometry(layer((1, c, s, s), c), [1, 1]) for c, s in [(64, 56), (128, 28), (256, 14), (512, 7)]]
+    assert [pays(g, zen, 4, dots=True) for g in layers] == [True, True, True, False]
+    assert [pays(g, zen, 2) for g in layers] == [False, False, False, True]
+    assert not any(pays(g, zen, 2, dots=True) for g in layers)  # 2.25 times fewer multiplications, each at half speed
 
 
 def test_scratch_fits_the_second_level_cache() -> None:

@@ -4,6 +4,8 @@
     memory(work) = max(work + 0.3 fetch, fetch)           fetch = weights / bandwidth
     pays(conv)   = memory(cycles of the fastest form) < 0.9 memory(cycles of direct convolution)
 
+Where direct convolution multiplies pairs of bfloat16 it takes half the cycles, and fetches half the bytes.
+
 The transformed weights are t*t/9 times the bytes: a 7x7 image with 512 channels is not worth 37.7 MB of them, but it
 is worth the 16.8 MB of m = 2.
 
@@ -200,13 +202,17 @@ def _back(form: Form) -> float:
     return _TERM * count + _STORED * (form.points + form.outputs)
 
 
-def pays(conv: Conv, target: Target, m: int = 4) -> bool:
-    """Whether tiles of m are the fastest form, and faster than direct convolution, inside a network."""
+def pays(conv: Conv, target: Target, m: int = 4, dots: bool = False) -> bool:
+    """Whether tiles of m are the fastest form, and faster than direct convolution, inside a network.
+
+    With `dots` direct convolution multiplies pairs of bfloat16.
+    """
     if suits(conv, m) or min(conv.channels, conv.out_channels) < target.block:
         return False
     times = {other: _network_cycles(conv, other, target) for other in (4, 2) if not suits(conv, other)}
     taps = prod(a.kernel for a in conv.axes)
-    direct = _from_memory(_direct_cycles(conv, target), conv, taps)
+    pair = 2 if dots else 1
+    direct = _from_memory(_direct_cycles(conv, target) / pair, conv, taps / pair)
     return times[m] == min(times.values()) and times[m] < _GAIN * direct
 
 
@@ -216,8 +222,8 @@ def _network_cycles(conv: Conv, m: int, target: Target) -> float:
     return _from_memory(cycles(plan, target), conv, plan.form.points)
 
 
-def _from_memory(cycles: float, conv: Conv, matrices: int) -> float:
-    """Cycles with so many channels x channels matrices fetched beside the arithmetic."""
+def _from_memory(cycles: float, conv: Conv, matrices: float) -> float:
+    """Cycles with so many channels x channels matrices of float32 fetched beside the arithmetic."""
     fetch = 4 * conv.channels * conv.out_channels * matrices / _MEMORY_BYTES
     return max(cycles + _EXPOSED * fetch, fetch)
 

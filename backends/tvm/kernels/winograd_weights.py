@@ -18,19 +18,24 @@ import numpy as np
 
 from ..compat import IRBuilder, T, tirx
 from ..ops.lanes import lane_loop, once
+from ..plan import memory_dtype
 from ..template import Derive, Packed
+from .bfloat16 import Narrow
 from .emit import ALIGNMENT, Expr, PackedArg
 from .winograd_points import Form, factors
 
 _Terms = list[tuple[int, float]]
 
 
-def packed_weight(position: int, form: Form, dims: tuple[int, int, int, int, int]) -> PackedArg:
-    """The kernel's argument, of shape `dims` = (chunks, points, channels, blocks of a chunk, lanes)."""
+def packed_weight(position: int, form: Form, dims: tuple[int, int, int, int, int], dtype: str) -> PackedArg:
+    """The kernel's argument, of shape `dims` = (chunks, points, channels, blocks of a chunk, lanes).
+
+    It is float32 whatever the weight's `dtype`.
+    """
     chunks, points, channels, blocks, lanes = dims
     stored = (chunks * blocks, channels, form.taps, lanes)
-    derive = Derive(f"winograd of {points} points", _prepare(form, stored, dims), dims, "float32")
-    return PackedArg(Packed(position, f"Oi{form.taps}o{lanes}", partial(_store, stored), derive), dims)
+    derive = Derive(f"winograd of {points} points, {dtype}", _prepare(form, stored, dims, dtype), dims, "float32")
+    return PackedArg(Packed(position, f"Oi{form.taps}o{lanes}", partial(_store, stored), derive), dims, "float32")
 
 
 def _store(shape: tuple[int, int, int, int], weight: np.ndarray) -> np.ndarray:
@@ -63,13 +68,14 @@ def _points(form: Form) -> list[tuple[_Terms, float]]:
     return made
 
 
-def _prepare(form: Form, stored: tuple[int, ...], dims: tuple[int, ...]) -> Any:
+def _prepare(form: Form, stored: tuple[int, ...], dims: tuple[int, ...], dtype: str) -> Any:
     """The PrimFunc (stored, derived): parallel over chunks and channels, a vector of output channels at a time."""
     chunks, _, channels, blocks, lanes = dims
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("main")
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
-        source = T.match_buffer(T.arg("stored", T.handle()), stored, "float32", align=ALIGNMENT)
+        memory = T.match_buffer(T.arg("stored", T.handle()), stored, memory_dtype(dtype), align=ALIGNMENT)
+        source = Narrow(memory, native=False) if dtype == "bfloat16" else memory
         made = T.match_buffer(T.arg("derived", T.handle()), dims, "float32", align=ALIGNMENT)
         with T.parallel(0, chunks * channels) as task, T.serial(0, blocks) as b:
             chunk, c = tirx.floordiv(task, channels), tirx.floormod(task, channels)
