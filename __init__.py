@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .backends.tvm.runtime import Compiled
     from .ir.program import Program
-    from .passes.base import Pass
+    from .passes.base import Step
 
 __version__ = "0.1.0"
 __all__ = ["Compiled", "PlanishError", "Program", "__version__", "compile", "errors", "load", "rewrite", "tune_mode"]
@@ -34,7 +34,7 @@ def compile(
     numerics: str = "fast",
     calibration: Any = None,
     preprocess: Any = None,
-    passes: str | Sequence[Pass] | None = None,
+    passes: str | Sequence[Step] | None = None,
     dynamic_shapes: Any = None,
     tune: float = 0.0,
     tuning_db: str | os.PathLike[str] | None = None,
@@ -77,7 +77,7 @@ def compile(
 def rewrite(
     model: Any,
     example_inputs: Any = None,
-    passes: str | Sequence[Pass] = "exact",
+    passes: str | Sequence[Step] = "exact",
     verify: bool = False,
     *,
     example_kwargs: Mapping[str, Any] | None = None,

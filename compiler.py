@@ -5,6 +5,7 @@ compile_model = backend.compile ∘ group ∘ check_supported ∘ lower_precisio
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from .ir.capture import capture
 from .ir.program import Program, Stage
 from .models import example_inputs, load_model
 from .options import Options, Progress, check_options
-from .passes.base import Pass
+from .passes.base import Pass, Repeat, Step, flat
 from .passes.manager import run_passes
 from .passes.pipelines import BFLOAT16, EXACT, GROUP
 from .passes.pipelines import pipeline as named_pipeline
@@ -79,7 +80,7 @@ def compile_from_command(
 
 
 def rewrite_model(
-    model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, passes: str | Sequence[Pass], verify: bool
+    model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, passes: str | Sequence[Step], verify: bool
 ) -> Program:
     """`planish.rewrite`."""
     program = model if isinstance(model, Program) else capture_model(model, inputs, kwargs)
@@ -98,16 +99,18 @@ def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None) -> 
 
 def optimize(
     program: Program,
-    passes: str | Sequence[Pass] | None = None,
+    passes: str | Sequence[Step] | None = None,
     verify: bool = False,
     progress: Progress = silent,
 ) -> Program:
     """CAPTURED to OPTIMIZED: the default pipeline, or the passes that are named."""
     steps = EXACT if passes is None else pipeline(passes)
-    for done, step in enumerate(steps):
-        progress("passes", done, len(steps))
-        program = run_passes(program, (step,), verify=verify)
-    progress("passes", len(steps), len(steps))
+    done, count = itertools.count(1), len(flat(steps))
+    progress("passes", 0, count)
+    program = run_passes(
+        program, steps, verify=verify, trace=lambda *_: progress("passes", min(next(done), count), count)
+    )
+    progress("passes", count, count)
     if program.stage >= Stage.GROUPED:
         raise OptionError(
             f"passes={passes!r} groups the program into regions, which compiling does by itself.",
@@ -126,13 +129,13 @@ def group(program: Program, verify: bool = False) -> Program:
     return run_passes(program, GROUP, verify=verify)
 
 
-def pipeline(passes: str | Iterable[Pass]) -> tuple[Pass, ...]:
+def pipeline(passes: str | Iterable[Step]) -> tuple[Step, ...]:
     """A pipeline by name, or the list of passes that was given."""
     if isinstance(passes, str):
         return named_pipeline(passes)
     steps = tuple(passes)
     for step in steps:
-        if not isinstance(step, Pass):
+        if not isinstance(step, Pass | Repeat):
             name = step.__name__ if isinstance(step, type) else repr(step)
             raise OptionError(f"passes holds {name}, which is not a pass.", "Give instances of Pass, as in [MyPass()].")
     return steps

@@ -2,13 +2,14 @@
 
     run(program) -> program'   with   eager(program') == eager(program)   up to `numerics`
 
-One pass a file, of the same verb-first name; `manager.run_passes` holds it to its stages.
+One pass a file, of the same verb-first name; `manager.run_passes` holds it to its stages. A pipeline is a tuple of
+steps: passes, and groups of passes that are repeated until none of them finds anything to do.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,3 +44,25 @@ class Pass:
     ) -> tuple[Program, list[Site], list[Site]]:
         """Return the new program with the sites applied and refused; `program` stays as it was."""
         return apply_rules(program, self.rules(), limit=limit, verify=verify)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Passes in order, again and again until none has anything left to do:  run(run(program)) == run(program).
+
+    Only passes whose input was rewritten since they last looked run again. Passes that still rewrite in the last
+    of `rounds` undo each other, which is an error.
+    """
+
+    name: str
+    passes: tuple[Pass, ...]
+    rounds: int = 100
+
+
+Step = Pass | Repeat
+"""What a pipeline is made of."""
+
+
+def flat(steps: Iterable[Step]) -> tuple[Pass, ...]:
+    """The passes of a pipeline in the order of their first run."""
+    return tuple(p for step in steps for p in (step.passes if isinstance(step, Repeat) else (step,)))

@@ -18,7 +18,7 @@ import planish.passes.norms
 import planish.passes.precision
 import planish.passes.reparameterize
 from planish.ir.text import parse_program, print_program
-from planish.passes.base import Numerics, Pass
+from planish.passes.base import Numerics, Pass, flat
 from planish.passes.manager import run_passes
 from planish.passes.pipelines import PIPELINES
 
@@ -70,9 +70,9 @@ def test_a_pass_has_the_name_of_its_file_and_a_place_in_a_pipeline(module: Modul
     assert kind.name == name
     assert kind.__name__ == "".join(word.capitalize() for word in name.split("_"))
     assert (module.__doc__ or "").startswith(f"{name}: ")
-    assert any(isinstance(step, kind) for steps in PIPELINES.values() for step in steps)
+    assert any(isinstance(step, kind) for steps in PIPELINES.values() for step in flat(steps))
 
 
 def test_all_passes_are_found() -> None:
     found = {passes_of(module)[0] for module in MODULES}
-    assert {type(step) for steps in PIPELINES.values() for step in steps} == found
+    assert {type(step) for steps in PIPELINES.values() for step in flat(steps)} == found
