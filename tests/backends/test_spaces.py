@@ -21,6 +21,7 @@ from planish.backends.tvm.kernels.depthwise import Depthwise
 from planish.backends.tvm.kernels.gemm import Gemm
 from planish.backends.tvm.kernels.matmul import Matmul
 from planish.backends.tvm.kernels.pool import Pool
+from planish.backends.tvm.kernels.softmax import Softmax
 from planish.backends.tvm.kernels.spatial_mean import SpatialMean
 from planish.backends.tvm.kernels.winograd import Winograd
 from planish.backends.tvm.template import Choice, Template, distinct
@@ -88,9 +89,14 @@ def attention(q: Any, k: Any, v: Any) -> Any:
     return aten.scaled_dot_product_attention.default(q, k, v)
 
 
+def softmax(x: Any) -> Any:
+    return SOFTMAX(x, -1, False)
+
+
 POOL = aten.max_pool2d.default
 LINEAR = aten.linear.default
 MATMUL = aten.matmul.default
+SOFTMAX = aten._softmax.default
 SDPA = aten.scaled_dot_product_attention.default
 CASES: dict[str, Callable[[], Case]] = {
     "conv with borders": lambda: Case(
@@ -135,7 +141,9 @@ CASES: dict[str, Callable[[], Case]] = {
         Concat(), lambda x, y: aten.cat.default([x, y], 1), [randn(9, 50, 30), randn(9, 41, 30, seed=1)],
         anchor=aten.cat.default,
     ),
-    "softmax": lambda: Case(Generic(), lambda x: aten._softmax.default(x, 1, False), [randn(6, 500, 9)]),
+    "softmax": lambda: Case(Softmax(), softmax, [randn(6, 5, 300)], anchor=SOFTMAX),
+    "softmax of few rows": lambda: Case(Softmax(), softmax, [randn(2, 9001)], anchor=SOFTMAX),
+    "softmax along no row": lambda: Case(Generic(), lambda x: SOFTMAX(x, 1, False), [randn(6, 500, 9)]),
     "sum": lambda: Case(Generic(), lambda x: aten.sum.dim_IntList(x, [1]), [randn(9, 1000)]),
 }  # fmt: skip
 

@@ -12,17 +12,16 @@ in a fixed order: the result does not depend on the number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any
 
 from ..compat import tirx
-from ..kernels.ahead import LINE
+from ..kernels.ahead import look_ahead_rows
 from ..kernels.emit import Expr
-from ..plan import PLAIN, itemsize
 from .access import Axis, choose_axis, merge_reduced, row_prefix
 from .region import PARALLEL_ELEMENTS, RegionBuilder, as_truth, in_memory
 from .stage import Stage
+from .turned import Tiles, Turn, plan_turn
 
 TASKS = (64, 8, 512)
 """Tasks that the parallel loop should have for each thread; the first is the default."""
@@ -30,8 +29,8 @@ TASKS = (64, 8, 512)
 WIDE = (4, 2, 8, 1)
 """Vector registers that one step of a sum fills."""
 
-_LINES = range(4, 129)
-"""Cache lines of a row that are worth asking for before it is read."""
+_ROWS = -1
+"""Tiles across the lines of a result, as an axis."""
 
 
 class Nest:
@@ -58,32 +57,35 @@ class Nest:
         for stage in inner:
             stage.buffer = self.f.scratch((prod(stage.domain.extents),), in_memory(stage.dtype))
             self._stage(stage, [], parallel=True)
-        self._stage(out, [], parallel=True)
+        turn = plan_turn(self.b, out)
+        if turn is not None:
+            self._tiles(out, turn)
+        else:
+            self._stage(out, [], parallel=True)
+
+    def _tiles(self, stage: Stage, turn: Turn) -> None:
+        """One loop over all tiles: those along the result's lines last."""
+        tiles, extents = Tiles(self.b, stage, turn, self._put), stage.domain.extents
+        outer = [d for d in range(len(extents)) if d not in (*turn.across, *turn.along)]
+        rows, columns = tiles.counts
+
+        def finish(position: dict[int, Expr], column: Expr) -> None:
+            tiles.emit([position.get(d, 0) for d in range(len(extents))], position[_ROWS], column)
+
+        loop = self._parallel if prod(extents) > PARALLEL_ELEMENTS else self._alone
+        loop([*outer, _ROWS], [*(extents[d] for d in outer), rows], columns, finish)
 
     def _rows(self, inner: Sequence[Stage], out: Stage, prefix: int, rows: int) -> None:
         work = sum(prod(s.domain.extents) * prod(s.reduce) for s in self.stages)
         loop = self.f.parallel if work > PARALLEL_ELEMENTS else self.f.serial
         with loop(rows) as row:
             fixed = self.f.unravel(row, out.domain.extents[:prefix])
-            self._look_ahead(row, out.domain.extents[:prefix])
+            look_ahead_rows(self.f, row, out.domain.extents[:prefix])
             for stage in inner:
                 stage.prefix = prefix
                 stage.buffer = self.f.scratch((prod(stage.domain.extents[prefix:]),), in_memory(stage.dtype))
                 self._stage(stage, fixed, parallel=False)
             self._stage(out, fixed, parallel=False)
-
-    def _look_ahead(self, row: Expr, rows: Sequence[int]) -> None:
-        """Ask for the rows after the next: what lies with another core comes line by line otherwise."""
-        task = self.f.task
-        buffers = [(task.inputs[i], buffer, False) for i, buffer in self.f.inputs.items()]
-        for value, buffer, write in [*buffers, (replace(task.output, layout=self.f.layout), self.f.output, True)]:
-            width, size = prod(value.shape[len(rows) :]), itemsize(value.dtype)
-            lines = -(-width * size // LINE)
-            if value.layout != PLAIN or value.shape[: len(rows)] != tuple(rows) or lines not in _LINES:
-                continue
-            flat = self.f.alias(buffer, (prod(value.shape),))
-            with self.f.serial(lines) as line:
-                self.f.prefetch(flat, [(row + 2) * width + line * (LINE // size)], write=write)
 
     def _stage(self, stage: Stage, fixed: list[Expr], parallel: bool) -> None:
         """One stage: choose its vector axis, open the outer loops, then the body."""
@@ -100,10 +102,14 @@ class Nest:
         def finish(position: dict[int, Expr], block: Expr) -> None:
             body([*fixed, *(position.get(d, 0) for d in range(len(fixed), len(extents)))], block)
 
-        if not parallel or work <= PARALLEL_ELEMENTS:
-            self._serial(outer, counts, blocks, {}, finish)
-            return
-        self._parallel(outer, counts, blocks, finish)
+        loop = self._parallel if parallel and work > PARALLEL_ELEMENTS else self._alone
+        loop(outer, counts, blocks, finish)
+
+    def _alone(
+        self, outer: list[int], counts: list[int], blocks: int, finish: Callable[[dict[int, Expr], Expr], None]
+    ) -> None:
+        """All loops in one thread."""
+        self._serial(outer, counts, blocks, {}, finish)
 
     def _parallel(
         self, outer: list[int], counts: list[int], blocks: int, finish: Callable[[dict[int, Expr], Expr], None]

@@ -55,13 +55,14 @@ class Generic:
                 builder.fields[node] = builder.placeholder(node, position)
             for node in region.body.nodes:
                 if node.op == "call_function":
-                    builder.fields[node] = builder.once(node, _field(builder, node))
+                    builder.fields[node] = builder.once(node, field_of(builder, node))
             _finish(builder, region.result, Domain(task.output.shape, layout))
             Nest(builder, int(chosen["tasks"]), int(chosen["wide"])).emit()
         return Lowered(f.func, f.args, layout, chosen)
 
 
-def _field(builder: RegionBuilder, node: fx.Node) -> Field:
+def field_of(builder: RegionBuilder, node: fx.Node) -> Field:
+    """The value of a call, by its builder or by formula; its inputs have fields already."""
     if node.target in BUILDERS:
         return BUILDERS[node.target](builder, node)
 

@@ -15,6 +15,7 @@ from .depthwise import Depthwise
 from .gemm import Gemm
 from .matmul import Matmul
 from .pool import Pool
+from .softmax import Softmax
 from .spatial_mean import SpatialMean
 from .winograd import Winograd
 
@@ -28,6 +29,7 @@ TEMPLATES: tuple[Template, ...] = (
     Matmul(),
     Attention(),
     Pool(),
+    Softmax(),
     SpatialMean(),
     Concat(),
     Generic(),

@@ -80,6 +80,27 @@ def exp_saturated(x: PrimExpr) -> PrimExpr:
     return _reduce_exp(clip(x, -88.0, 88.7), lambda n, p: (p + const(1, F32)) * _power_of_two(n))
 
 
+PAIR_LIMIT = 500.0
+"""Up to here `exp_pair` is exact to 1 ulp: the product of n and ln 2's high part is exact for |n| <= 738."""
+
+
+def exp_pair(x: PrimExpr) -> tuple[PrimExpr, PrimExpr]:
+    """(m, n) with e^x = m 2^n, n an int32 and 0.7 < m < 1.42; float32 `x`, |x| <= PAIR_LIMIT or NaN."""
+    pair: list[PrimExpr] = []
+
+    def keep(n: PrimExpr, p: PrimExpr) -> PrimExpr:
+        pair.append(n)
+        return p + const(1, F32)
+
+    mantissa = _reduce_exp(x, keep)
+    return mantissa, pair[0]
+
+
+def power_down(n: PrimExpr) -> PrimExpr:
+    """2^n for an int32 n <= 0; what would be denormal is 0."""
+    return _power_of_two(tirx.max(n, const(-127, "int32")))
+
+
 def exp2(x: PrimExpr) -> PrimExpr:
     """2^x, exact for integers."""
     if dtype_of(x) != F32:
