@@ -70,7 +70,7 @@ def multipliers(ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
 
 
 def sum_multipliers(*ratios: float) -> tuple[tuple[int, ...], int]:
-    """Multipliers of at most 30 bits and one shift, so that x1 r1 + x2 r2 is rounded once; in a difference r2 is negative.
+    """Multipliers of at most 30 bits and one shift: x1 r1 + x2 r2 is then rounded once. In a difference r2 is negative.
 
     The largest ratio sets the shift c, so that each multiplier is right within 2^-(c+1).
     """

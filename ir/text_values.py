@@ -91,6 +91,8 @@ def find_op(name: str) -> Any:
         return operator.getitem
     namespace, _, rest = name.rpartition("::")
     packet_name, _, overload = rest.partition(".")
+    if namespace == "planish":
+        from .quantized import operators  # noqa: F401  they exist once this module is loaded
     packet = getattr(getattr(torch.ops, namespace or "aten"), packet_name, None)
     return getattr(packet, overload or "default", None)
 

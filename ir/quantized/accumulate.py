@@ -71,6 +71,16 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.int64)
 
 
+def fits(low: int, high: int, dtype: torch.dtype) -> None:
+    """Refuse bounds that the result's dtype cannot hold."""
+    limits = torch.iinfo(dtype)
+    if not limits.min <= low <= high <= limits.max:
+        raise QuantizationError(
+            f"Results are clamped to {low}..{high}, which {dtype} cannot hold.",
+            f"Choose bounds within {limits.min}..{limits.max}.",
+        )
+
+
 def int32(total: Tensor) -> Tensor:
     """A sum in int32, or the error that says how far off it is."""
     if total.numel():

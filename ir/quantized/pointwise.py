@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import QuantizationError
 from ..dyadic import requantized, shifted
-from .accumulate import centered, wide
+from .accumulate import centered, fits, wide
 
 SEGMENT_BITS = 7
 """A curve over 16 bits has 512 segments of 128 codes."""
@@ -21,7 +21,7 @@ SEGMENT_BITS = 7
 
 def quantize(x: Tensor, scale: float, zero: int, low: int, high: int, dtype: torch.dtype) -> Tensor:
     """Codes of floats, in float32: clamp(zero + round(x / scale)), ties to even as every CPU converts; NaN is `low`."""
-    _fits(low, high, dtype)
+    fits(low, high, dtype)
     steps = x.to(torch.float32) / torch.tensor(scale, dtype=torch.float32)
     least, most = float(low - zero), float(high - zero)
     steps = torch.where(steps >= least, steps, least)  # false for NaN
@@ -44,7 +44,7 @@ def requantize(
     dtype: torch.dtype,
 ) -> Tensor:
     """clamp(zero + (x - x_zero) · multiplier · 2^-shift): to another scale, by one ratio or one a channel or place."""
-    _fits(low, high, dtype)
+    fits(low, high, dtype)
     result = requantized(centered(x, x_zero), multiplier, shift, zero, low, high)
     if result.shape != x.shape:
         raise QuantizationError(
@@ -71,7 +71,7 @@ def add(
 
     Multipliers have at most 30 bits, so that both products fit: `dyadic.sum_multipliers`.
     """
-    _fits(low, high, dtype)
+    fits(low, high, dtype)
     total = centered(a, a_zero) * a_multiplier + centered(b, b_zero) * b_multiplier
     return (shifted(total, shift).clamp(low - zero, high - zero) + zero).to(dtype)
 
@@ -89,10 +89,10 @@ def lookup(x: Tensor, table: Tensor) -> Tensor:
 def curve(x: Tensor, coefficients: Tensor, shift: int, low: int, high: int, dtype: torch.dtype) -> Tensor:
     """(c0 + c1 t + c2 t²) · 2^-shift, rounded and clamped: a function of int16 codes by 512 parabolas.
 
-    The upper 9 bits of the code choose a row of `coefficients` (512, 3), int32; t is the lower 7 bits.
-    Every step fits 32 bits: `tables.curve` makes the coefficients so and checks all 65,536 results.
+    The upper 9 bits of the code choose a row of `coefficients` (512, 3), int32; t in -64..63 is the lower 7 bits.
+    Every step fits 32 bits: `constants.curve_coefficients` makes them so and checks all 65,536 results.
     """
-    _fits(low, high, dtype)
+    fits(low, high, dtype)
     if x.dtype != torch.int16 or coefficients.shape != (1 << (16 - SEGMENT_BITS), 3):
         raise QuantizationError(
             f"A curve of shape {tuple(coefficients.shape)} is evaluated at {x.dtype}.",
@@ -100,15 +100,5 @@ def curve(x: Tensor, coefficients: Tensor, shift: int, low: int, high: int, dtyp
         )
     code = wide(x) + 2**15
     c0, c1, c2 = wide(coefficients)[code >> SEGMENT_BITS].unbind(-1)
-    t = code & ((1 << SEGMENT_BITS) - 1)
+    t = (code & ((1 << SEGMENT_BITS) - 1)) - (1 << (SEGMENT_BITS - 1))
     return shifted((c2 * t + c1) * t + c0, shift).clamp(low, high).to(dtype)
-
-
-def _fits(low: int, high: int, dtype: torch.dtype) -> None:
-    """Refuse bounds that the result's dtype cannot hold."""
-    limits = torch.iinfo(dtype)
-    if not limits.min <= low <= high <= limits.max:
-        raise QuantizationError(
-            f"Results are clamped to {low}..{high}, which {dtype} cannot hold.",
-            f"Choose bounds within {limits.min}..{limits.max}.",
-        )

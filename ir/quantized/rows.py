@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import QuantizationError
 from ..dyadic import scaled, shifted
-from .accumulate import centered, wide
+from .accumulate import centered, fits, wide
 from .fixed import EXP2_FRACTION, bit_length, exp2_below, inverse_root, reciprocal
 
 FARTHEST = 2**31 - 1
@@ -27,6 +27,7 @@ def softmax(
 
     Where the mask is false the probability is 0; a row that is masked wholly is 0.
     """
+    fits(0, 2**bits - 1, dtype)
     codes = wide(x)
     seen = torch.ones_like(codes, dtype=torch.bool) if mask is None else mask.expand(codes.shape)
     if not codes.numel():
@@ -55,7 +56,7 @@ def layer_norm(
     high: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The norm above over the last `dims` dimensions; `tables.norm` makes weight, bias, eps and shift."""
+    """The norm above over the last `dims` dimensions; `constants.norm` makes weight, bias, eps and shift."""
     return _norm(x, weight, bias, dims, x_zero, eps, shift, zero, low, high, dtype, center=True)
 
 
@@ -90,6 +91,7 @@ def _norm(
     dtype: torch.dtype,
     center: bool,
 ) -> Tensor:
+    fits(low, high, dtype)
     axes = list(range(x.dim() - dims, x.dim()))
     count = row_length(x, dims)
     values = centered(x, x_zero)
