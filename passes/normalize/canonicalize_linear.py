@@ -1,9 +1,10 @@
 """canonicalize_linear: products with a constant matrix are `linear`, all others `matmul`.
 
     addmm(b, x, w.t()) == linear(x, w, b);   x @ c == linear(x, c.t());   bmm(x, y) == matmul(x, y)
+    reshape(linear(reshape(x, rows))) == reshape(linear(x))
 
 Conditions:
-- `linear` needs a constant right operand of two dimensions; a transposed constant is read through, any other one
+- `linear` needs a constant right operand that is one matrix; a transposed constant is read through, any other one
   is transposed (constant folding then stores it so);
 - alpha and beta become products of their own.
 Everything is the same sums of the same products; only BLAS may take them in another order.
@@ -96,11 +97,34 @@ def outer(node: fx.Node, program: Program) -> Verdict:
     return replace_by(node, call(aten.mul.Tensor, call(aten.reshape.default, column, [length, 1]), row))
 
 
+def reshaped(node: fx.Node, program: Program) -> Verdict:
+    """A reshape of a linear layer over flattened rows: the layer takes the rows as they are."""
+    layer = args_of(node)[0]
+    flat = args_of(layer)[0] if is_call(layer, aten.linear.default) and len(layer.users) == 1 else None
+    if not is_call(flat, aten.reshape.default):
+        return None
+    rows, shape = args_of(flat)[0], shape_of(args_of(flat)[0])
+    if len(shape) < 2 or shape[-1] != shape_of(flat)[-1]:
+        return None
+    whole = call(aten.linear.default, rows, *args_of(layer)[1:])
+    same = [*shape[:-1], shape_of(layer)[-1]] == shape_of(node)
+    return replace_by(node, whole if same else call(aten.reshape.default, whole, shape_of(node)), layer)
+
+
 def _product(left: Any, right: Any) -> Expr:
-    weight = _matrix(right)
+    weight = _matrix(right) or _only_matrix(left, right)
     if weight is not None and len(shape_of(left)) > 1:
         return call(aten.linear.default, left, weight, None)
     return call(aten.matmul.default, left, right)
+
+
+def _only_matrix(left: fx.Node, right: fx.Node) -> Expr | None:
+    """The transpose of a constant that is a batch of one matrix, which every sample is multiplied with."""
+    shape = shape_of(right)
+    one = 2 < len(shape) <= len(shape_of(left)) and set(shape[:-2]) == {1} and value_of(right).dtype.is_floating_point
+    if not one or right.op != "get_attr":
+        return None
+    return call(aten.permute.default, call(aten.reshape.default, right, shape[-2:]), [1, 0])
 
 
 def _matrix(right: fx.Node) -> Expr | None:
@@ -138,6 +162,7 @@ TABLE: Mapping[Any, Respell] = {
     aten.addbmm.default: summed_product,
     aten._trilinear.default: trilinear,
     aten.outer.default: outer,
+    aten.reshape.default: reshaped,
 }
 
 

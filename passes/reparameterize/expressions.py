@@ -1,21 +1,22 @@
 """Linear operators read off a graph:  node == operator(node, source)(source).
 
 A step is one op that is linear in one input: a convolution, a linear layer, a per-channel affine, an average pooling,
-a pad, a frame of constants. An expression is a tree of steps and sums that nobody else reads. All of it is found by
-structure; what it computes is known as one `ir.linear.Linear`.
+a pad, a crop or a subsampling of positions, a frame of constants. An expression is a tree of steps and sums that nobody
+else reads. All of it is found by structure; what it computes is known as one `ir.linear.Linear`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from ...ir import linear
+from ...ir.cost import multiply_adds
 from ...ir.linear import Linear
 from ...ir.program import Program
 from ..fold.affine import constant, read, uses, value, wider
@@ -107,6 +108,8 @@ class Expressions:
             return _node(node.args[0]) if known and fits else None
         if node.target in POOLS:
             return _node(node.args[0]) if self._is_average(node) else None
+        if node.target is aten.slice.Tensor:
+            return _node(node.args[0]) if self.is_crop(node) else None
         if is_framed(node):
             frame = self.frame(node)
             return frame.source if frame else None
@@ -114,6 +117,14 @@ class Expressions:
         if found is None or found[1].axis not in (None, self.space.axis) or not found[1].finite:
             return None
         return found[0] if value(found[0]).dtype == value(node).dtype else None
+
+    def is_crop(self, node: fx.Node) -> bool:
+        """Say whether a node is a slice of positions."""
+        return node.target is aten.slice.Tensor and self.space.axis < int(node.args[1]) <= self._last  # type: ignore[arg-type]
+
+    @property
+    def _last(self) -> int:
+        return self.space.axis + self.space.rank
 
     def _is_average(self, node: fx.Node) -> bool:
         """Say whether each output is the same sum of inputs, zeros of the padding among them."""
@@ -134,6 +145,8 @@ class Expressions:
             return linear.convolution(weight, bias, stride, padding, dilation, groups, extents)  # type: ignore[arg-type]
         if node.target in POOLS:
             return self._average(node)
+        if node.target is aten.slice.Tensor:
+            return self._crop(node)
         if is_framed(node):
             frame = self.frame(node)
             assert frame is not None
@@ -153,6 +166,16 @@ class Expressions:
             return op
         factor = torch.full((channels,), math.prod(kernel) / divisor[0], dtype=torch.float64)
         return linear.scale(op, factor, torch.zeros_like(factor))
+
+    def _crop(self, node: fx.Node) -> Linear:
+        """A slice of positions: a kernel of one tap that starts inside."""
+        arguments: Any = node.args
+        source, axis, start, _end, hop = arguments
+        place = axis - self.space.axis - 1
+        low, stride = ([0] * self.space.rank, [1] * self.space.rank)
+        low[place], stride[place] = -start, hop
+        same = linear.identity(self.space.channels(node), self.space.extents(source))
+        return replace(same, low=tuple(low), stride=tuple(stride), target=self.space.extents(node))
 
     def operator(self, node: fx.Node, source: fx.Node) -> Linear | str:
         """What `node` does to one of its sources; a reason where it is no single operator."""
@@ -188,7 +211,7 @@ class Expressions:
     def work(self, node: fx.Node) -> int:
         """Multiply-adds of one node; what only moves or maps elements counts one for each."""
         if is_linear_op(node):
-            return value(node).numel() * math.prod(value(node.args[1]).shape[1:])
+            return multiply_adds(node)
         if node.target in POOLS:
             return value(node).numel() * math.prod(node.args[1])  # type: ignore[arg-type]
         return value(node).numel()

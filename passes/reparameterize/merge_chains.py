@@ -2,7 +2,7 @@
 
     conv(conv(x; W1, b1); W2, b2)  ==  conv(x; W2 * W1, W2 b1 + b2)
 
-Affines, pads and frames of constants between the two go with them.
+Affines, pads, frames of constants and subsampling between the two, or before the first, go with them.
 
 Conditions:
 - nobody else reads what stands between;
@@ -69,7 +69,7 @@ def merge(node: fx.Node, program: Program) -> Replacement | Refused | None:
         if len(chain) > LONGEST:
             break
     links = [i for i, link in enumerate(chain) if i and is_linear_op(link) and read.input(link) is not None]
-    framed = [i for i, link in enumerate(chain) if i and read.frame(link) is not None]
+    framed = [i for i, link in enumerate(chain) if i and (read.frame(link) is not None or read.is_crop(link))]
     reason = None
     for end in sorted({*links, *framed}, reverse=True):
         start = read.input(chain[end])

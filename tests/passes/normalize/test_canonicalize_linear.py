@@ -8,7 +8,7 @@ from spelling import calls, checked, spelled
 from planish.passes.normalize.canonicalize_linear import CanonicalizeLinear
 
 INPUTS = "%x: f64[4, 3], %y2: f64[3, 5], %a: f64[2, 4, 3], %b: f64[2, 3, 5], %v: f64[3], %c: f64[4, 5]"
-CONSTANTS = ("@w: f64[5, 3]", "@k: f64[3, 5]", "@bias: f64[5]", "@u: f64[3]")
+CONSTANTS = ("@w: f64[5, 3]", "@k: f64[3, 5]", "@bias: f64[5]", "@u: f64[3]", "@one: f64[1, 3, 5]")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,8 @@ CONSTANTS = ("@w: f64[5, 3]", "@k: f64[3, 5]", "@bias: f64[5]", "@u: f64[3]")
         ("addbmm(%c, %a, %b)", ["matmul(%a, %b)", "sum.dim_IntList(#0, [0], false)", "add.Tensor(#1, %c)"]),
         ("linear(%a, @w)", ["linear(%a, @w, none)"]),
         ("linear(%x, @u)", ["matmul(%x, @u)"]),
+        ("matmul(%a, @one)", ["reshape(@one, [3, 5])", "permute(#0, [1, 0])", "linear(%a, #1, none)"]),
+        ("matmul(%x, @one)", ["matmul(%x, @one)"]),
         ("outer(%v, %v)", ["reshape(%v, [3, 1])", "mul.Tensor(#0, %v)"]),
     ],
 )
@@ -58,3 +60,19 @@ def test_transposed_constants_are_read_through(turn: str) -> None:
 def test_a_transposition_that_turns_nothing_is_not_read_through() -> None:
     text = "program(%x: f64[4, 3]) { @w: f64[3, 3] %t = transpose.int(@w, 1, -1) %y = mm(%x, %t) return %y }"
     assert calls(checked(CanonicalizeLinear(), text)) == ["transpose.int(@w, 1, -1)", "matmul(%x, #0)"]
+
+
+def test_rows_that_were_flattened_for_a_linear_layer() -> None:
+    head = "program(%a: f64[2, 4, 3]) { @w: f64[6, 3] %r = reshape(%a, [8, 3]) %y = linear(%r, @w) "
+    whole = "linear(%a, @w, none)"
+    assert calls(checked(CanonicalizeLinear(), head + "%z = reshape(%y, [2, 4, 6]) return %z }"))[-1] == whole
+    heads = calls(checked(CanonicalizeLinear(), head + "%z = reshape(%y, [2, 4, 2, 3]) return %z }"))
+    assert heads[-2:] == [whole, f"reshape(#{len(heads) - 2}, [2, 4, 2, 3])"]
+    shared = calls(checked(CanonicalizeLinear(), head + "%z = reshape(%y, [2, 4, 6]) return (%y, %z) }"))
+    assert whole not in shared
+
+
+def test_rows_of_another_length_are_not_flattened_ones() -> None:
+    head = "program(%a: f64[2, 3, 4]) { @w: f64[6, 3] %r = reshape(%a, [8, 3]) %y = linear(%r, @w) "
+    text = head + "%z = reshape(%y, [48]) return %z }"
+    assert "linear(#0, @w, none)" in calls(checked(CanonicalizeLinear(), text))

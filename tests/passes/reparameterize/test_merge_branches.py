@@ -103,6 +103,32 @@ def test_strided_blocks_merge() -> None:
     assert op_names(rewritten(MERGE, text)[0]) == ["convolution"]
 
 
+def test_a_branch_that_crops_its_input() -> None:
+    text = """program(%x: f64[1, 2, 7, 8]) normalized {
+      @a: f64[3, 2, 3, 3]
+      @b: f64[3, 2, 3, 1]
+      %p: f64[1, 3, 5, 6] = convolution(%x, @a, none, [1, 1], [0, 0], [1, 1], false, [0, 0], 1)
+      %s: f64[1, 2, 7, 6] = slice.Tensor(%x, 3, 1, 7, 1)
+      %q: f64[1, 3, 5, 6] = convolution(%s, @b, none, [1, 1], [0, 0], [1, 1], false, [0, 0], 1)
+      %y: f64[1, 3, 5, 6] = add.Tensor(%p, %q)
+      return %y
+    }"""
+    assert op_names(rewritten(MERGE, text)[0]) == ["convolution"]
+
+
+def test_a_crop_of_channels_is_none_of_positions() -> None:
+    text = """program(%x: f64[1, 4, 5]) normalized {
+      @a: f64[2, 4, 1]
+      @b: f64[2, 2, 1]
+      %p: f64[1, 2, 5] = convolution(%x, @a, none, [1], [0], [1], false, [0], 1)
+      %s: f64[1, 2, 5] = slice.Tensor(%x, 1, 1, 3, 1)
+      %q: f64[1, 2, 5] = convolution(%s, @b, none, [1], [0], [1], false, [0], 1)
+      %y: f64[1, 2, 5] = add.Tensor(%p, %q)
+      return %y
+    }"""
+    assert op_names(rewritten(MERGE, text)[0]) == ["convolution", "slice", "convolution", "add"]
+
+
 def test_a_value_added_to_itself() -> None:
     after, _, _ = rewritten(MERGE, program(f"relu({K1})".replace(K1, "%x"), "add.Tensor(%v0, %v0)"))
     assert op_names(after) == ["relu", "mul"]
