@@ -1,7 +1,7 @@
 """From scales to integers: what an integer graph's constants are made of, when it is made.
 
     table[code] = codes_y(f(values_x(code)))            softmax: s · log2(e) · 2^24 as a dyadic number
-    norm:  weight = gamma / s_y · 2^(c - F),  bias = beta / s_y · 2^c,  eps = n² eps / s_x²
+    norm:  weight = gamma / s_y · 2^(c - F),  bias = beta / s_y · 2^c,  eps = n² eps / s_x² · 2^k
 
 Everything is computed in float64 and rounded once, ties up.
 """
@@ -20,7 +20,7 @@ from ..dyadic import BITS, INT32, Dyadic, integer
 from ..types import QuantParams
 from .fixed import EXP2_FRACTION
 from .pointwise import SEGMENT_BITS, curve
-from .rows import fraction
+from .rows import fraction, spare
 
 Function = Callable[[Tensor], Tensor]
 """A pointwise function of float64 tensors."""
@@ -43,7 +43,7 @@ def curve_coefficients(function: Function, x: QuantParams, y: QuantParams) -> Te
     A parabola a segment by least squares; lower coefficients are fitted again after higher ones are rounded.
     """
     codes = torch.arange(-(2**15), 2**15)
-    exact = function(x.values(codes.clamp(x.low, x.high))) / y.scale + y.zero
+    exact = function(x.values(codes.clamp(x.low - 1, x.high + 1))) / y.scale + y.zero
     exact = exact.clamp(y.low - 256, y.high + 256)
     if not bool(exact.isfinite().all()):
         raise QuantizationError("A function of int16 codes is NaN somewhere.", "Narrow its input's range.")
@@ -104,7 +104,7 @@ def norm(gamma: Tensor, beta: Tensor, eps: float, count: int, x: QuantParams, y:
     if not (math.isfinite(largest) and math.isfinite(farthest) and math.isfinite(eps) and eps >= 0):
         raise QuantizationError("A norm's gain, offset or eps is NaN, infinite or negative.", "Look at its parameters.")
     shift = min(62, BITS - 1 - math.frexp(largest)[1], 61 - math.frexp(farthest)[1])
-    added = eps * (count / x.scale) ** 2
+    added = eps * (count / x.scale) ** 2 * 2.0 ** spare(count, x.dtype)
     if shift < 1 or added >= 2.0**61:
         raise QuantizationError(
             "A norm's gain, offset or eps is too large for its input's and output's scales.",

@@ -18,6 +18,8 @@ from .fixed import EXP2_FRACTION, bit_length, exp2_below, inverse_root, reciproc
 
 FARTHEST = 2**31 - 1
 """Codes this far below the row's largest are as far as any."""
+SPANS = {torch.uint8: 255, torch.int8: 255, torch.int16: 65535}
+"""How far a code can be from the zero point."""
 
 
 def softmax(
@@ -96,9 +98,10 @@ def _norm(
     count = row_length(x, dims)
     values = centered(x, x_zero)
     total = values.sum(axes, keepdim=True) if center else torch.zeros((), dtype=torch.int64)
-    spread = count * (values * values).sum(axes, keepdim=True) - total * total + eps
-    root, exponent = inverse_root(spread)
-    unit = shifted((count * values - total) * root, exponent - fraction(count))
+    spread = count * (values * values).sum(axes, keepdim=True) - total * total
+    finer = spare(count, x.dtype)
+    root, exponent = inverse_root((spread << finer) + eps)
+    unit = shifted((count * values - total) * root, exponent - finer // 2 - fraction(count))
     result = shifted(unit * weight + bias, shift)
     return (result.clamp(low - zero, high - zero) + zero).to(dtype)
 
@@ -106,13 +109,17 @@ def _norm(
 def row_length(x: Tensor, dims: int) -> int:
     """Elements of a row; refused where n times a value does not fit 31 bits."""
     count = x.shape[x.dim() - dims :].numel()
-    span = {1: 255, 2: 65535}.get(x.dtype.itemsize)
-    if x.dtype.is_floating_point or span is None or count * span >= 2**31:
+    if x.dtype not in SPANS or count * SPANS[x.dtype] >= 2**31:
         raise QuantizationError(
             f"A norm over {count} values of {x.dtype} leaves 62 bits.",
             "Norms take 8 bits over rows of less than 8,421,505 values, or 16 bits over less than 32,769.",
         )
     return count
+
+
+def spare(count: int, dtype: torch.dtype) -> int:
+    """Bits k, an even number, by which n² times a variance can be finer without reaching 2^61: eps is as fine."""
+    return max(0, (61 - ((count * SPANS[dtype]) ** 2).bit_length()) // 2 * 2)
 
 
 def fraction(count: int) -> int:
