@@ -17,16 +17,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import ledger
 from .arrays import Array
 from .doctor import Check
+from .ir.report import saved
+from .ledger import reports
 
 if TYPE_CHECKING:
     from .backends.tvm.profile import Profile
 
 Manifest = Mapping[str, Any]
-
-RESPELLING = ("canonicalize_", "decompose_", "remove_", "merge_", "lift_", "mark_", "group_")
-"""Passes that change how a program is written, not what its weights are: `--json` has their sites."""
 
 
 def print_json(data: Any) -> None:
@@ -50,7 +50,7 @@ def show_manifest(file: str, manifest: Manifest, as_json: bool) -> None:
     """All that a file says of itself."""
     size = os.path.getsize(file)
     if as_json:
-        print_json({"file": file, "bytes": size, **manifest})
+        print_json({"file": file, "bytes": size, **manifest, "saved": saved(reports(manifest))})
         return
     out = _console()
     members = ", ".join(f"{name} {_bytes(entry['length'])}" for name, entry in manifest["members"].items())
@@ -163,11 +163,13 @@ def show_checks(checks: Iterable[Check], as_json: bool) -> bool:
 def _summary(manifest: Manifest) -> dict[str, Any]:
     """What a machine wants to know of a compilation."""
     keys = ("name", "planish", "versions", "target", "signature")
+    report = reports(manifest)
     passes = [
-        {"name": entry["name"], "applied": len(entry["applied"]), "refused": len(entry["refused"])}
-        for entry in manifest["report"]
+        {"name": entry.name, "applied": len(entry.applied), "refused": len(entry.refused), "saved": saved([entry])}
+        for entry in report
     ]
-    return {**{key: manifest[key] for key in keys}, "kernel_calls": len(_steps(manifest)), "passes": passes}
+    known = {key: manifest[key] for key in keys}
+    return {**known, "kernel_calls": len(_steps(manifest)), "passes": passes, "saved": saved(report)}
 
 
 def _print_tuning(out: Console, manifest: Manifest) -> None:
@@ -190,40 +192,21 @@ def _print_tuning(out: Console, manifest: Manifest) -> None:
 
 
 def _print_passes(out: Console, manifest: Manifest) -> None:
-    table = _table("pass", "applied", "refused", "nodes", "seconds")
-    busy = [entry for entry in manifest["report"] if entry["applied"] or entry["refused"]]
-    for entry in busy:
-        nodes = f"{entry['nodes_before']} → {entry['nodes_after']}"
-        counts = (str(len(entry["applied"])), str(len(entry["refused"])))
-        table.add_row(entry["name"], *counts, nodes, f"{entry['seconds']:.3f}")
+    """What each pass found and saved."""
+    table = _table(*ledger.COLUMNS)
+    for row in ledger.rows(reports(manifest)):
+        table.add_row(*row)
     out.print(table)
-    if idle := len(manifest["report"]) - len(busy):
-        out.print(f"{idle} other passes found nothing to do")
+    for line in ledger.totals(reports(manifest)):
+        out.print(line)
 
 
 def _print_sites(out: Console, manifest: Manifest) -> None:
-    """Where each rule was applied, and where refused and why, by layer; of mere respelling only the refusals."""
-    said: set[tuple[str, str, str]] = set()
-    for entry in manifest["report"]:
-        for (rule, reason), layers in _grouped(entry).items():
-            if not reason and entry["name"].startswith(RESPELLING):
-                continue
-            layers = [layer for layer in layers if not (reason and (rule, reason, layer) in said)]
-            if not layers:  # a pass that runs again refuses again
-                continue
-            said.update((rule, reason, layer) for layer in layers)
-            verdict = f"refused: {reason}" if reason else "applied"
-            out.print(f"[bold]{escape(rule)}[/bold] {escape(verdict)} ({len(layers)})", soft_wrap=True)
-            out.print(f"    {escape(', '.join(dict.fromkeys(layers)))}", soft_wrap=True)
-
-
-def _grouped(entry: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
-    """The layers of a pass's sites by rule and reason."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for site in [*entry["applied"], *entry["refused"]]:
-        where = ", ".join(site["layers"]) or f"({site['node']})"
-        groups.setdefault((site["rule"], site["reason"] or ""), []).append(where)
-    return groups
+    """What happened at each site, by rule."""
+    for rule, verdict, lines in ledger.sites(reports(manifest)):
+        out.print(f"[bold]{escape(rule)}[/bold] {escape(verdict)}", soft_wrap=True)
+        for line in lines:
+            out.print(f"    {escape(line)}", soft_wrap=True)
 
 
 def _print_steps(out: Console, manifest: Manifest) -> None:

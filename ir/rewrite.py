@@ -9,20 +9,22 @@ redirects users, erases what became dead, and drops weights nobody reads any mor
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from ..errors import VerifyError
+from .balance import Balance
 from .boundary import BoundaryCheck
+from .cost import node_flops
 from .fake import Fakes
 from .names import WeightNames
 from .program import Origin, Program, Region
 from .report import Site
+from .worklist import Worklist
 
 MAX_GENERATIONS = 1000
 """A node that descends from this many rewrites in a row comes from rules that undo each other."""
@@ -92,7 +94,7 @@ def apply_rules(
     check = BoundaryCheck(editor.program) if verify else None
     applied: list[Site] = []
     refused: dict[tuple[fx.Node, str], Site] = {}
-    work = _Worklist(editor.graph, editor.erased)
+    work = Worklist(editor.graph, editor.erased)
     while (limit is None or len(applied) < limit) and (node := work.pop()) is not None:
         if not node.users or node.op in ("placeholder", "output"):
             continue
@@ -127,42 +129,11 @@ def erase_dead(program: Program, static: Collection[Any] = ()) -> tuple[Program,
     """Drop every call and constant whose value nobody uses; ops with side effects stay, but those in `static`."""
     editor = _Editor(program, static)
     calls = [n for n in editor.graph.nodes if n.op in ("call_function", "call_module")]
-    sites = {n: _site("remove_dead_code", n, [n]) for n in calls}
+    sites = {n: replace(_site("remove_dead_code", n, [n]), flops=node_flops(n, program.regions)) for n in calls}
+    reads = {n: [str(o.target) for o in n.all_input_nodes if o.op == "get_attr"] for n in calls}
     editor.erase([n for n in editor.graph.nodes if not n.users])
-    return editor.finish(), [site for n, site in sites.items() if n in editor.erased]
-
-
-class _Worklist:
-    """Nodes to look at, in graph order; refills with the whole graph until a full round changes nothing."""
-
-    def __init__(self, graph: fx.Graph, erased: Mapping[fx.Node, None]) -> None:
-        self.graph = graph
-        self.erased = erased
-        self.heap: list[fx.Node] = list(graph.nodes)
-        self.queued = set(self.heap)
-        self.changed = False
-
-    def pop(self) -> fx.Node | None:
-        """The next node, None when no rule fires any more."""
-        while True:
-            while self.heap:
-                node = heapq.heappop(self.heap)
-                self.queued.discard(node)
-                if node not in self.erased:
-                    return node
-            if not self.changed:
-                return None
-            self.changed = False
-            self.push(self.graph.nodes)
-            self.changed = False
-
-    def push(self, nodes: Iterable[fx.Node]) -> None:
-        """Look at these (again)."""
-        self.changed = True
-        for node in nodes:
-            if node not in self.queued and node not in self.erased:
-                self.queued.add(node)
-                heapq.heappush(self.heap, node)
+    done = [editor.balance.charge(site, reads[n]) for n, site in sites.items() if n in editor.erased]
+    return editor.finish(), done
 
 
 class _Editor:
@@ -177,6 +148,7 @@ class _Editor:
         self.readers = {n.target: n for n in reversed(self.graph.nodes) if n.op == "get_attr"}
         self.generation: dict[fx.Node, int] = {}
         self.erased: dict[fx.Node, None] = {}
+        self.balance = Balance(self.program)
 
     def apply(
         self, rule: str, node: fx.Node, replacement: Replacement, check: BoundaryCheck | None
@@ -203,7 +175,7 @@ class _Editor:
             check.forget(self.erased)
         near = {user for n in [*news, *touched] if len(n.users) < 16 for user in n.users}
         return (
-            Site(site.rule, site.node, site.op, site.layers, None, error),
+            self.balance.close(replace(site, error=error)),
             [n for n in {node, *made.created, *news, *touched, *near} if n not in self.erased],
         )
 
@@ -219,6 +191,7 @@ class _Editor:
                 touched.add(node)
                 continue
             operands = list(node.all_input_nodes)
+            self.balance.remove(node)
             self.graph.erase_node(node)
             self.erased[node] = None
             if self.readers.get(node.target) is node:
@@ -236,6 +209,7 @@ class _Editor:
             node = self.graph.create_node("get_attr", name)
         node.meta["val"] = self.fakes.of(self.program.weights[name])
         self.readers[name] = node
+        self.balance.add(node)
         return node, True
 
     def finish(self) -> Program:
@@ -301,6 +275,7 @@ class _Maker:
         except Exception as error:
             what = f"rule {self.rule} at {old.name} made a call that does not run: {node.format_node()}: {error}"
             raise VerifyError(what, "Mend the rule.") from error
+        self.editor.balance.add(node)
         self._register(node, _union_origins(call.of) if call.of else self.origins)
         return node
 

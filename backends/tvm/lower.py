@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import fx
 
+from ...ir.cost import region_flops
 from ...ir.program import Program, Region
 from .alternatives import Alternative, alternatives
-from .cost import region_bytes, region_flops
+from .cost import region_bytes
 from .kernel_table import KernelTable, task_key, unpacked
 from .kernels.templates import TEMPLATES
 from .layouts import Assignment, assign

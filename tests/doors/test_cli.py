@@ -65,7 +65,10 @@ def test_compile_run_and_inspect(nets: str, tmp_path: Path, capsys: pytest.Captu
     made = json.loads(capsys.readouterr().out)
     assert made["bytes"] == (tmp_path / "net.planish").stat().st_size
     assert made["signature"]["inputs"] == [{"name": "x", "dtype": "float32", "shape": [1, 3, 8, 8]}]
-    assert {"name": "fold_affine_backward", "applied": 1, "refused": 0} in made["passes"]
+    # the norm's four vectors of 8 go, and with them a multiplication and an addition for each of 8*6*6 values
+    saved = {"parameters": 32, "flops": 2 * 288, "error": None}
+    assert {"name": "fold_affine_backward", "applied": 1, "refused": 0, "saved": saved} in made["passes"]
+    assert made["saved"] == saved
 
     np.save("x.npy", np.zeros((1, 3, 8, 8), np.float32))
     assert status(["run", "net.planish", "--input", "x=x.npy", "-o", "out.npz", "--json"]) == 0
@@ -77,10 +80,16 @@ def test_compile_run_and_inspect(nets: str, tmp_path: Path, capsys: pytest.Captu
 
     assert status(["inspect", "net.planish"]) == 0
     shown = capsys.readouterr().out
-    for part in ("x: float32[1, 3, 8, 8]", "fold_affine_backward", "norm", "conv", "weights"):
+    for part in ("x: float32[1, 3, 8, 8]", "fold_affine_backward applied (1)", "weights"):
         assert part in shown
+    assert "    norm, conv: 32 parameters, 0.001 MFLOP\n" in shown
+    assert "saved in all: 32 parameters, 0.001 MFLOP a run\n" in shown
     assert status(["inspect", "net.planish", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["calls"]["steps"]
+    told = json.loads(capsys.readouterr().out)
+    assert told["calls"]["steps"]
+    (folded,) = [entry for entry in told["report"] if entry["applied"] and entry["name"] == "fold_affine_backward"]
+    assert (folded["saved"], told["saved"]) == (saved, saved)
+    assert folded["applied"][0]["layers"] == ["norm", "conv"]
 
 
 def test_inspect_shows_refusals_by_layer(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +197,8 @@ def test_doctor_names_a_file_that_is_broken(tmp_path: Path, capsys: pytest.Captu
         (["compile", "{nets}:net", "-o", "no/o.planish", "--input", X], "no folder"),
         (["compile", "{nets}:net", "-o", "o.planish", "--input", X, "--target", "znver99"], "znver99"),
         (["compile", "{nets}:net", "-o", "o.planish", "--input", X, "--threads", "0"], "threads=0"),
+        (["compile", "{nets}:net", "-o", "", "--input", X], "Give the name of a file"),
+        (["compile", "{nets}:net", "-o", "/dev/null", "--input", X], "Give the name of a file"),
         (["run", "missing.planish"], "does not exist"),
         (["inspect", "missing.planish"], "does not exist"),
         (["bench", "missing.planish"], "does not exist"),
