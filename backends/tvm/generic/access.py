@@ -36,11 +36,11 @@ def choose_axis(b: RegionBuilder, stage: Stage, fixed: int, lanes: int) -> Axis:
     reduce = [] if blocked else [d for d, e in enumerate(stage.reduce) if e > 1]
     options: list[tuple[float, int, Axis]] = []
     for d in spatial:
-        strides = _strides(b, stage, d, None, lanes)
+        strides = lane_strides(b, stage, d, None, lanes)
         order = _order(b, stage, every, d, strides, fixed, lanes)
         options.append((_cost(stage, strides, extents[d], lanes, d), -d, Axis(d, None, order)))
     for d in reduce:
-        strides = _strides(b, stage, None, d, lanes)
+        strides = lane_strides(b, stage, None, d, lanes)
         options.append((_cost(stage, strides, stage.reduce[d], lanes, None) * 1.5, 0, Axis(None, d, every)))
     return min(options, key=lambda o: o[:2])[2] if options else Axis(None, None, every)
 
@@ -60,7 +60,7 @@ def merge_reduced(b: RegionBuilder, stage: Stage, lanes: int) -> None:
         return value(index, parts)
 
     stage.reduce, stage.value = (prod(extents),), merged
-    if any(s not in (0, 1) for s in _strides(b, stage, None, 0, lanes)):
+    if any(s not in (0, 1) for s in lane_strides(b, stage, None, 0, lanes)):
         stage.reduce, stage.value = extents, value
 
 
@@ -85,16 +85,18 @@ def _order(
     if all(s in (0, 1) for s in strides):
         return every
     for t in reversed([x for x in every if x >= fixed and x != d and stage.domain.extents[x] > 1]):
-        if 1 in _strides(b, stage, t, None, lanes):
+        if 1 in lane_strides(b, stage, t, None, lanes):
             return (*(x for x in every if x != t), t)
     return every
 
 
-def _strides(b: RegionBuilder, stage: Stage, spatial: int | None, reduce: int | None, lanes: int) -> list[int | None]:
+def lane_strides(
+    b: RegionBuilder, stage: Stage, spatial: int | None, reduce: int | None, lanes: int
+) -> list[int | None]:
     """Distance in memory of two neighbouring lanes, for every read; None if it is no constant."""
     analyzer = b.f.analyzer
-    position = [_variable(analyzer, e) for e in stage.domain.extents]
-    r = [_variable(analyzer, e) for e in stage.reduce]
+    position = [variable(analyzer, e) for e in stage.domain.extents]
+    r = [variable(analyzer, e) for e in stage.reduce]
     source: list[Expr] = position if spatial is not None else r
     axis = spatial if spatial is not None else reduce
     assert axis is not None
@@ -108,14 +110,15 @@ def _strides(b: RegionBuilder, stage: Stage, spatial: int | None, reduce: int | 
         differences = [analyzer.simplify(second - first) for first, second in zip(*flats, strict=True)]
         return [int(d) if isinstance(d, (int, tirx.IntImm)) else None for d in differences]
 
-    aligned = steps(_variable(analyzer, extent // lanes) * lanes if extent > lanes else 0)
+    aligned = steps(variable(analyzer, extent // lanes) * lanes if extent > lanes else 0)
     if reduce is None or None not in aligned:
         return aligned
     # a common factor of the lanes and a row's length may hide what holds at every place
-    return [a if a is not None else e for a, e in zip(aligned, steps(_variable(analyzer, extent - 1)), strict=True)]
+    return [a if a is not None else e for a, e in zip(aligned, steps(variable(analyzer, extent - 1)), strict=True)]
 
 
-def _variable(analyzer: Expr, extent: int) -> Expr:
+def variable(analyzer: Expr, extent: int) -> Expr:
+    """An index below `extent`."""
     if extent == 1:
         return 0
     var = tirx.Var("i", "int32")
@@ -127,11 +130,12 @@ def _flat_reads(b: RegionBuilder, stage: Stage, position: Sequence[Expr], r: Seq
     """Flat offset of each element that one element of the stage reads."""
     with b.observed() as (loads, reads):
         stage.value(stage.domain.logical(list(position)), list(r))
-    flat = [_flatten(where, [int(e) for e in buffer.shape]) for buffer, where in loads]
-    return flat + [_flatten(read.domain.physical(where), read.domain.extents) for read, where in reads]
+    flat = [flatten(where, [int(e) for e in buffer.shape]) for buffer, where in loads]
+    return flat + [flatten(read.domain.physical(where), read.domain.extents) for read, where in reads]
 
 
-def _flatten(index: Sequence[Expr], extents: Sequence[int]) -> Expr:
+def flatten(index: Sequence[Expr], extents: Sequence[int]) -> Expr:
+    """Row-major flat index."""
     flat: Expr = tirx.const(0, "int32")
     for i, extent in zip(index, extents, strict=True):
         flat = flat * extent + i

@@ -35,6 +35,8 @@ class RegionBuilder:
         self.fields: dict[fx.Node, Field] = {}
         self.loads: list[tuple[Any, list[Expr]]] | None = None
         self.reads: list[tuple[Stage, Sequence[Expr]]] | None = None
+        self.turned: dict[int, Expr] = {}
+        """Elements of inputs that were made ready for the element under way, by position."""
         self._forced = 0
         self._named: dict[tuple[object, ...], Expr] = {}
 
@@ -49,6 +51,8 @@ class RegionBuilder:
             where = [self.f.simplify(i) for i in domain.physical(index)]
             if self.loads is not None:
                 self.loads.append((buffer, where))
+            elif position in self.turned:
+                return self.turned[position]
             return flat[self.offset(self._inside(where, domain.extents), domain.extents)]
 
         return Field(value.shape, computed_dtype(value.dtype), at)
