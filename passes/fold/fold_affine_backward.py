@@ -3,8 +3,8 @@
     s * conv(x; W, b) + t  ==  conv(x; s W, s b + t)
 
 An affine is a run of eval-mode batch norms and of mul, add, sub, div, neg by constants along one axis. It is
-taken back through permute, reshape, expand, slice, cat and sums, and absorbed by convolutions (1d, 2d, 3d, grouped,
-transposed) and linear layers.
+taken back through permute, reshape, expand, slice, cat and sums, with positive scales also through ReLUs and maxima,
+and absorbed by convolutions (1d, 2d, 3d, grouped, transposed) and linear layers.
 
 Conditions:
 - the affine lies along the output channels of its producer (a linear layer's last axis);
@@ -47,6 +47,7 @@ from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule, Weight
 from ..base import Pass
 from .affine import Affine, affine, broadcast, chain, constant, end_of_chain, ends_chain, has_batch_norm, uses, value
 from .linear_ops import after, channel_axis, is_linear_op, name_of, named, short
+from .positive import MAXIMA, RAMPS, through_positive
 from .views import average, through_reshape
 
 aten = torch.ops.aten
@@ -194,6 +195,11 @@ class Way:
         """Pass an average pooling that counts no padding."""
         return self.through(node, average(node, map_))
 
+    def positive(self, node: fx.Node, map_: Affine) -> Expr | str:
+        """Pass a ReLU or a maximum, which positive scales leave as it is."""
+        moved = through_positive(node, map_)
+        return f"its producer {named(node)} is not linear" if moved is None else self.through(node, moved)
+
     def cat(self, node: fx.Node, map_: Affine) -> Expr | str:
         """Give each part its share; refuse before touching any if one has other users."""
         parts: Any = node.args[0]
@@ -241,6 +247,7 @@ STEPS: dict[Any, Step] = {
     aten.avg_pool1d.default: Way.average,
     aten.avg_pool2d.default: Way.average,
     aten.avg_pool3d.default: Way.average,
+    **dict.fromkeys((*RAMPS, *MAXIMA), Way.positive),
     aten.cat.default: Way.cat,
     aten.add.Tensor: Way.sum,
     aten.sub.Tensor: Way.sum,

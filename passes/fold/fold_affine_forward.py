@@ -3,8 +3,9 @@
     conv(s x + t; W, b)  ==  conv(x; W s, b + sum_in W t)       where no zero padding enters the sum
 
 What `fold_affine_backward` had to leave (a batch norm after a sum, a pooling or a non-linear op) is exact to
-fold forward if only linear ops read it, directly or behind permute, reshape, slice, expand, cat and averages. So are
-the weight and bias of a layer norm, group norm or RMS norm.
+fold forward if only linear ops read it, directly or behind permute, reshape, slice, expand, cat, averages and maxima.
+So are the weight and bias of a layer norm, group norm or RMS norm. Positive scales go on behind a ReLU too; the shift
+is then added in front of it, in units of the scale: relu(s x + t) == s relu(x + t / s).
 
 Conditions:
 - every reader is a convolution, a linear layer or another affine along the same axis, and reads it as its input;
@@ -63,8 +64,9 @@ from .affine import (
     wider,
 )
 from .fold_affine_backward import blocked
-from .linear_ops import CONVOLUTION, LINEAR, before, channel_axis, is_linear_op, named
+from .linear_ops import before, channel_axis, is_linear_op, named, reading
 from .lower_batch_norm import normal_form
+from .positive import MAXIMA, RAMPS, through_positive
 from .views import average, through_reshape
 
 aten = torch.ops.aten
@@ -98,7 +100,25 @@ def fold_forward(node: fx.Node, program: Program) -> Replacement | Refused | Non
         return None  # only dead views read it
     if reason is None:
         return Replacement(way.values, covers=(*ops, *way.covers))
+    if halves := scale_forward(node, program, ops, source, map_):
+        return halves
     return Refused(reason, node) if map_.axis is not None or has_batch_norm(ops) else None
+
+
+def scale_forward(
+    node: fx.Node, program: Program, ops: Sequence[fx.Node], source: fx.Node, map_: Affine
+) -> Replacement | None:
+    """Fold the scale alone into readers behind a ReLU, s relu(x + t / s), if that leaves an addition of two ops."""
+    if blocked(node, source, map_) or not bool((map_.scale > 0).all()) or not bool((map_.scale != 1).any()):
+        return None
+    shift, dtype = map_.shift / map_.scale, value(source).dtype
+    if not bool(shift.any()) or not torch.isfinite(shift.to(dtype)).all():
+        return None
+    way = Way(program, ops)
+    moved = normal_form(source, dtype, affine(map_.axis, 1.0, shift, map_.dtype), node, ops)
+    reason = way.push(node, moved, affine(map_.axis, map_.scale, 0.0, map_.dtype))
+    behind = any(n.target in RAMPS for n in way.covers)
+    return Replacement(way.values, covers=(*ops, *way.covers)) if behind and reason is None else None
 
 
 def _room(source: fx.Node) -> int:
@@ -210,18 +230,10 @@ class Way:
             return f"its reader {named(user)} is not linear in it"
         moved = step(user, map_)
         if moved is None:
-            return f"its reader {named(user)} does not keep the channel axis whole"
+            kept = "is not linear in it" if step is through_positive else "does not keep the channel axis whole"
+            return f"its reader {named(user)} {kept}"
         self.covers.append(user)
         return self.push(user, Call(user.target, (now, *user.args[1:]), user.kwargs, (user,)), moved)
-
-
-def reading(call: Call, source: Expr, of: tuple[fx.Node, ...]) -> Call:
-    """The call of a linear op, and what stands behind it, over another input."""
-    if call.op in (CONVOLUTION, LINEAR):
-        return Call(call.op, (source, *call.args[1:]), call.kwargs, of)
-    inner = call.args[0]
-    assert isinstance(inner, Call)
-    return Call(call.op, (reading(inner, source, of), *call.args[1:]), call.kwargs, of)
 
 
 def _permute(node: fx.Node, map_: Affine) -> Affine:
@@ -276,6 +288,7 @@ STEPS: dict[Any, Callable[[fx.Node, Affine], Affine | None]] = {
     aten.avg_pool3d.default: average,
     aten.adaptive_avg_pool1d.default: _adaptive_average,
     aten.adaptive_avg_pool2d.default: _adaptive_average,
+    **dict.fromkeys((*RAMPS, *MAXIMA), through_positive),
 }
 
 NORMS: dict[Any, tuple[int, int]] = {

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from ...ir import linear
 from ...ir.program import Program
-from ...ir.rewrite import Call, Weight
+from ...ir.rewrite import Call, Expr, Weight
 from .affine import Affine, constant, value, wider
 
 aten = torch.ops.aten
@@ -84,6 +84,15 @@ def before(node: fx.Node, map_: Affine, program: Program, largest_map: int = 0) 
         moved = (weight * _per_input(node, weight, map_.shift)).flatten(1).sum(1)
         bias = moved if bias is None else bias + moved
     return _rebuilt(node, program, weight * _per_input(node, weight, map_.scale), bias)
+
+
+def reading(call: Call, source: Expr, of: tuple[fx.Node, ...]) -> Call:
+    """The call of a linear op, and what stands behind it, over another input."""
+    if call.op in (CONVOLUTION, LINEAR):
+        return Call(call.op, (source, *call.args[1:]), call.kwargs, of)
+    inner = call.args[0]
+    assert isinstance(inner, Call)
+    return Call(call.op, (reading(inner, source, of), *call.args[1:]), call.kwargs, of)
 
 
 def _with_map(node: fx.Node, map_: Affine, program: Program, weight: Tensor, bias: Tensor | None) -> Call | str:
