@@ -38,8 +38,7 @@ def test_tables_are_right_to_half_a_code(name: str, bound: float) -> None:
         assert float((got - exact.clamp(y.low, y.high)).abs().max()) <= 0.5
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("bound", [1.0, 8.0, 20.0])
+@pytest.mark.parametrize(("name", "bound"), [("gelu", 1.0), ("gelu", 20.0), *((name, 8.0) for name in FUNCTIONS)])
 def test_curves_are_right_to_one_code_at_every_code(name: str, bound: float) -> None:
     function, _, most = FUNCTIONS[name]
     x = QuantParams.symmetric(bound, 16)

@@ -66,14 +66,22 @@ def softmax_off(x: Tensor, scale: float, bits: int, dim: int = -1) -> float:
     return float((got.double() - exact).abs().max())
 
 
-@pytest.mark.parametrize("scale", [0.05, 1.0])
-def test_softmax_of_every_pair_of_bytes(scale: float) -> None:
-    """A softmax of two depends on their difference, one of more on the largest and the others' sum."""
-    x = torch.cartesian_prod(torch.arange(256), torch.arange(256))
-    assert softmax_off(x.to(U8), scale, 8) <= HALF
-    assert softmax_off((x[::5] - 128).to(S8), scale, 15) <= HALF
-    with_others = torch.cat([x[::7], torch.tensor([[7, 100, 100, 220]]).expand(len(x[::7]), 4)], 1)
-    assert softmax_off(with_others.to(U8), scale, 8) <= HALF
+def test_softmax_of_all_bytes() -> None:
+    """A softmax depends on distances from the largest alone, so these are all rows of two and of three bytes."""
+    below = torch.arange(256)
+    pairs = torch.stack([torch.full_like(below, 255), 255 - below], 1)
+    for scale in (0.003, 0.05, 1.0, 20.0):
+        assert softmax_off(pairs.to(U8), scale, 8) <= HALF
+        assert softmax_off((pairs - 128).to(S8), scale, 15) <= HALF
+    triples = torch.cat([torch.full((65536, 1), 255), torch.cartesian_prod(255 - below, 255 - below)], 1)
+    assert softmax_off(triples.to(U8), 0.05, 8) <= HALF
+
+
+def test_softmax_does_not_see_a_shift() -> None:
+    number = softmax_scale(0.1)
+    x = randoms(8, 50, low=0, high=200)
+    found = [rows.softmax(v, None, number.multiplier, number.shift, -1, 8, U8) for v in (x.to(U8), (x - 2**31).to(S32))]
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(("count", "high"), [(1, 256), (7, 256), (197, 256), (1000, 4), (100, 2**31 - 1)])

@@ -13,7 +13,7 @@ from tree import ROOT
 from planish import cli
 from planish.options import Options
 
-PAGES = ["README.md", "docs/architecture.md", "docs/cli.md"]
+PAGES = ["README.md", "docs/architecture.md", "docs/cli.md", "docs/quantization.md"]
 
 
 def read(page: str) -> str:
