@@ -41,14 +41,16 @@ class Clock:
 
 
 class Shop:
-    """Times by formula; each takes a second of the clock."""
+    """Times by formula; each takes a second of the clock, or the `pace` of an option."""
 
-    def __init__(self, times: Callable[[Task, Option], float | Failed], clock: Clock | None = None) -> None:
-        self.times, self.clock = times, clock or Clock()
+    def __init__(
+        self, times: Callable[[Task, Option], float | Failed], pace: Callable[[Option], float] = lambda _: 1.0
+    ) -> None:
+        self.times, self.clock, self.pace = times, Clock(), pace
         self.visits: list[list[Choice]] = []
 
     def seconds(self, task: Task, options: Sequence[Option]) -> Iterator[float | Failed]:
         self.visits.append([option.choice for option in options])
         for option in options:
-            self.clock.now += 1
+            self.clock.now += self.pace(option)
             yield self.times(task, option)

@@ -12,7 +12,7 @@ from kernel_case import aten, make_task
 from tune.fakes import FIRST, LAST, SECOND, SPACE, Shop
 
 from planish.backends.tvm.template import Chooser, Task
-from planish.backends.tvm.tune.confirm import compare, losers
+from planish.backends.tvm.tune.confirm import LEAST, compare, losers
 from planish.backends.tvm.tune.database import Database
 from planish.backends.tvm.tune.spaces import Option
 from planish.backends.tvm.tune.tuner import Known, Tasks, Tuner
@@ -82,13 +82,14 @@ def tune(
     within: Callable[[Task, Option], float],
     database: Database,
     overhead: float = 0.0,
+    budget: float = 1000.0,
 ) -> tuple[dict[int, Sequence[object]], Builder, object]:
     """Rows of the task -> the choice it ends with."""
     tasks, found = two_tasks()
     build = Builder(found, within, overhead)
     untuned = Net({key: within(task, Option(FIRST, SPACE[0])) for key, task in found.items()})
     tuner = Tuner([FIRST, LAST], Shop(alone), database, quiet, "a machine")
-    choose, summary = tuner.tune(build, untuned, tasks, 1000.0)
+    choose, summary = tuner.tune(build, untuned, tasks, budget)
     ends = {task.output.shape[0]: (choose(FIRST, task).choice, choose(FIRST, task).tuned) for task in found.values()}
     return ends, build, summary
 
@@ -123,6 +124,26 @@ def test_a_winner_that_is_not_faster_within_is_put_back_here_and_in_the_database
     assert kept == [(1, 2.0), (3, 1.0)]
     ends, build, _ = tune(faster_at(3), within, database)  # and the next search does not fall for it again
     assert (ends[4][0], len(build.built)) == (None, 1)
+
+
+def test_when_time_is_up_the_network_is_built_once(database: Database) -> None:
+    """What it was built with has to be faster as a whole, and what is not faster in it is put back nevertheless."""
+
+    def within(task: Task, option: Option) -> float:
+        return 2.0 if task.output.shape[0] == 4 else faster_at(3)(task, option)
+
+    tune(faster_at(3), faster_at(3), database)  # the database now knows what is faster alone
+    ends, build, summary = tune(faster_at(3), within, database, budget=0.0)
+    assert (ends[4][0], ends[8][0]) == (None, {"tile": 3, "order": "a"})
+    assert len(build.built) == 1
+    assert (summary.untuned_ms, summary.tuned_ms) == (4000.0, 3000.0)  # type: ignore[attr-defined]
+
+
+def test_networks_alternate_no_longer_than_there_is_time() -> None:
+    runs = itertools.count()
+    counted = Net({"a": 1.0}, drift=(1.0 for _ in runs))
+    assert losers(Net({"a": 2.0}), counted, ["a"], quiet, left=0.0) == []
+    assert next(runs) == LEAST
 
 
 def test_a_tuned_network_that_is_slower_as_a_whole_is_not_used(database: Database) -> None:

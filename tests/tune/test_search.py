@@ -81,6 +81,23 @@ def test_the_budget_ends_a_search(database: Database) -> None:
     assert searched(shop, [tunable("other", space=many)], database, seconds=0).tried == 0
 
 
+def test_a_visit_ends_before_an_option_that_would_not_be_done_in_time(database: Database) -> None:
+    shop = Shop(lambda _t, _o: 1.0, pace=lambda option: 1.0 if option.choice == SPACE[0] else 8.0)
+    search = searched(shop, [tunable()], database, seconds=20)
+    assert (search.tried, shop.clock.now) == (3, 17.0)  # the third option would end at 25
+    assert len(shop.visits[0]) == 1 + VISIT
+    assert len(database.attempts("k")) == 3
+
+
+def test_a_machine_that_became_slower_gets_no_visit_that_it_has_no_time_for(database: Database) -> None:
+    many = [{"tile": i} for i in range(100)]
+    shop = Shop(lambda _t, _o: 1.0)
+    shop.pace = lambda _o: 1.0 if len(shop.visits) < 3 else 10.0
+    search = searched(shop, [tunable(space=many)], database, seconds=14 + 20 + 9)
+    assert [len(visit) for visit in shop.visits] == [7, 7, 7]  # the third ends at 34, an option more would at 44
+    assert (search.tried, shop.clock.now) == (7 + 6 + 1, 34.0)  # a default is counted once
+
+
 def test_noise_is_no_gain(database: Database) -> None:
     search = searched(Shop(lambda _t, o: 1.0 if o.choice == SPACE[0] else 1.0 - (1 - GAIN) / 2), [tunable()], database)
     assert not search.winners()

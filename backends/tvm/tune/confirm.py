@@ -12,12 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from math import inf
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-FEWEST, MOST = 9, 100
-"""Alternations."""
+LEAST, FEWEST, MOST = 3, 9, 100
+"""Alternations: when time is up, at least, at most."""
 
 SECONDS = 1.5
 """How long to alternate, if the fewest alternations are done by then."""
@@ -37,18 +38,18 @@ Quiet = Callable[[], AbstractContextManager[object]]
 """Keeps other tuners of this machine from measuring or compiling meanwhile."""
 
 
-def losers(untuned: Network, tuned: Network, keys: Sequence[str], quiet: Quiet) -> list[str]:
-    """Tasks among `keys` that are not faster in the tuned network."""
+def losers(untuned: Network, tuned: Network, keys: Sequence[str], quiet: Quiet, left: float = inf) -> list[str]:
+    """Tasks among `keys` that are not faster in the tuned network; `left` are the seconds that may be spent."""
     with quiet():
-        pairs = list(_alternate(untuned.by_task, tuned.by_task))
+        pairs = list(_alternate(untuned.by_task, tuned.by_task, left))
     return [key for key in keys if _gain([(before[key], after[key]) for before, after in pairs]) <= 0]
 
 
-def compare(untuned: Network, tuned: Network, quiet: Quiet) -> tuple[float, float]:
+def compare(untuned: Network, tuned: Network, quiet: Quiet, left: float = inf) -> tuple[float, float]:
     """Median seconds of a run of both; the second is the larger exactly if the tuned one is not faster."""
     with quiet():
         untuned.run(), tuned.run()
-        pairs = list(_alternate(untuned.run, tuned.run))
+        pairs = list(_alternate(untuned.run, tuned.run, left))
     before = statistics.median(before for before, _ in pairs)
     return before, before * (1 - _gain(pairs))
 
@@ -58,11 +59,12 @@ def _gain(pairs: Sequence[tuple[float, float]]) -> float:
     return statistics.median(1 - after / before for before, after in pairs)
 
 
-def _alternate(first: Callable[[], T], second: Callable[[], T]) -> Iterator[tuple[T, T]]:
+def _alternate(first: Callable[[], T], second: Callable[[], T], left: float) -> Iterator[tuple[T, T]]:
     """Results of both, the one that goes first changing."""
-    until = time.monotonic() + SECONDS
+    began = time.monotonic()
     for number in range(MOST):
-        if number >= FEWEST and time.monotonic() >= until:
+        spent = time.monotonic() - began
+        if (number >= FEWEST and spent >= SECONDS) or (number >= LEAST and spent >= left):
             return
         if number % 2:
             after = second()

@@ -86,6 +86,7 @@ class _Tuner(Tuner):
         winners: dict[str, tuple[Option, Record]],
         tunables: Mapping[str, Tunable],
         summary: Summary,
+        until: float,
     ) -> Winners | None:
         return Winners(winners, self._machine) if winners else None
 

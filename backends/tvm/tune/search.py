@@ -142,7 +142,7 @@ class Search:
                 started, tried = self._clock(), self.tried
                 if (count := self._affordable(until - started)) < 1:
                     return
-                self._visit(exploration, count)
+                self._visit(exploration, count, until)
                 self._paces.append((self._clock() - started) / max(1, self.tried - tried))
                 report(self.standing(until))
         except KeyboardInterrupt:
@@ -152,7 +152,7 @@ class Search:
         """How many options there is time for, as far as one can tell."""
         if seconds <= 0 or not self._paces:
             return VISIT if seconds > 0 else 0
-        return min(VISIT, int(seconds / statistics.median(self._paces)))
+        return min(VISIT, int(seconds / max(statistics.median(self._paces), self._paces[-1])))
 
     def winners(self) -> Mapping[str, tuple[Option, Record]]:
         """By key, the options that are better than the default, with what the database keeps of them."""
@@ -173,8 +173,8 @@ class Search:
         open_ = (exploration for exploration in self.explorations if exploration.following(1))
         return max(open_, key=Exploration.promise, default=None)
 
-    def _visit(self, exploration: Exploration, count: int) -> None:
-        """Try some options of a task."""
+    def _visit(self, exploration: Exploration, count: int, until: float) -> None:
+        """Try some options of a task, as long as there is time for one that takes as long as the slowest before it."""
         default, options = exploration.tunable.default, exploration.following(count)
         times = self._workshop.seconds(exploration.tunable.task, [default, *options])
         known, first = exploration.default_seconds, next(times)
@@ -184,8 +184,14 @@ class Search:
             exploration.times |= dict.fromkeys((option.name for option in options), None)
             return
         drift = 1.0 if known is None or isinstance(first, Failed) else known / first
-        for option, result in zip(options, times, strict=False):
+        slowest, now = 0.0, self._clock()
+        for option in options:
+            if now + slowest > until:
+                return
+            result = next(times)
             self._learn(exploration, option, result if isinstance(result, Failed) else drift * result)
+            before, now = now, self._clock()
+            slowest = max(slowest, now - before)
 
     def _learn(self, exploration: Exploration, option: Option, result: float | Failed) -> None:
         """Remember a result here and in the database, at once: whoever kills the search loses nothing before it."""

@@ -150,7 +150,7 @@ class Tuner:
         summary.tasks, summary.known = len(search.explorations), search.known
         search.run(began + (1 - RESERVE) * budget, report)
         summary.tried, summary.interrupted = search.tried, search.interrupted
-        confirmed = self._confirm(build, untuned, dict(search.winners()), tunables, summary)
+        confirmed = self._confirm(build, untuned, dict(search.winners()), tunables, summary, began + budget)
         summary.kept = 0 if confirmed is None else len(confirmed.options)
         summary.seconds = time.monotonic() - began
         return confirmed or tasks, summary
@@ -170,13 +170,19 @@ class Tuner:
         winners: dict[str, tuple[Option, Record]],
         tunables: Mapping[str, Tunable],
         summary: Summary,
+        until: float,
     ) -> Winners | None:
-        """Those winners that are faster in the network; None if the network is not faster with them."""
+        """Those winners that are faster in the network; None if the network is not faster with them.
+
+        Where there is no time to build it without those that are not, the network with them has to be faster.
+        """
         if not winners:
             return None
         choose = Winners(winners, self._machine)
+        began = time.monotonic()
         tuned = build(choose)
-        slower = losers(untuned, tuned, list(winners), self._quiet)
+        built = time.monotonic()
+        slower = losers(untuned, tuned, list(winners), self._quiet, (until - built) / 2)
         summary.put_back = len(slower)
         if slower:
             for key in slower:
@@ -184,8 +190,9 @@ class Tuner:
             choose = Winners({key: winners[key] for key in winners if key not in slower}, self._machine)
             if not choose.options:
                 return None
-            tuned = build(choose)
-        before, after = compare(untuned, tuned, self._quiet)
+            if until - time.monotonic() > built - began:
+                tuned = build(choose)
+        before, after = compare(untuned, tuned, self._quiet, until - time.monotonic())
         summary.untuned_ms, summary.tuned_ms = 1e3 * before, 1e3 * min(before, after)
         return choose if after < before else None
 
