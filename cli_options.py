@@ -43,8 +43,10 @@ def pairs(texts: list[str]) -> dict[str, str]:
 
 def check_writable(path: str) -> None:
     """Fail before a long compilation if the file could not be written after it."""
+    if not path or (os.path.exists(path) and not os.path.isfile(path)):
+        raise OutputError(f"{path or 'An empty name'} cannot be written: it is no file.", "Give the name of a file.")
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise OutputError(f"There is no folder {folder}.", "Create it, or give another --output.")
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK):
         raise OutputError(f"{path} cannot be written.", "Give the name of a file in a writable folder.")

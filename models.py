@@ -117,8 +117,13 @@ _INPUT_SYNTAX = "Write --input name=f32[1,3,224,224], or --input name=file.npy."
 def _call_factory(spec: str) -> Any:
     """Import `package.module:factory` with the current folder on the path, and call it."""
     module_name, colon, attribute = spec.partition(":")
-    if not (colon and module_name and attribute):
+    if not (colon and module_name and attribute) or module_name.startswith("."):
         raise ModelError(f"{spec!r} is no model.", "Give a .pt2 file, or package.module:factory.")
+    if module_name.endswith(".py"):
+        name = module_name.removesuffix(".py").strip("/").replace("/", ".")
+        raise ModelError(
+            f"{spec!r} names a file, not a module.", f"Write {name}:{attribute}, from the folder of {name}."
+        )
     factory = _attribute(_import(module_name, spec), attribute, spec)
     if isinstance(factory, torch.nn.Module | torch.export.ExportedProgram):
         return factory
@@ -131,7 +136,7 @@ def _call_factory(spec: str) -> Any:
         model = factory()
     except PlanishError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"Calling {spec}() failed: {type(error).__name__}: {_first_line(error)}",
             "The factory is called without arguments; wrap the model in a function that needs none.",
@@ -149,7 +154,7 @@ def _import(name: str, spec: str) -> Any:
     sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end the process where it lacks its own arguments
         raise ModelError(
             f"{spec} cannot be imported: {type(error).__name__}: {_first_line(error)}",
             f"Run from the folder that holds {name.split('.')[0]} (now {here}), or install it.",

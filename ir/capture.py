@@ -15,9 +15,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from .ops import OPS
 from .optable import COMPOSITE
 from .origins import dotted_path, error_source, root_name
 from .program import Program
+from .quiet import quiet
 from .signature import Parameter
 from .trees import constant, forward_parameters
 from .unlift import NO_STATE, refuse_unreadable, unlift
@@ -77,8 +76,7 @@ def capture_file(path: str | os.PathLike[str], *, name: str | None = None) -> Pr
     if not path.is_file():
         raise ModelError(f"There is no file {str(path)!r}.", "Pass the path of a file written by torch.export.save.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             exported = torch.export.load(path)
     except Exception as error:
         raise ModelError(
@@ -155,7 +153,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     two inputs that are the same example (or a weight) be the same for ever.
     """
     try:
-        with _quiet():
+        with quiet():
             args, kwargs = pytree.tree_map_only(torch.Tensor, _own_object, (args, kwargs))
             return _settle(torch.export.export(_trackable(model), args, kwargs).run_decompositions({}))
     except PlanishError:
@@ -181,18 +179,10 @@ def _trackable(model: nn.Module) -> nn.Module:
 def _decompose(exported: ExportedProgram) -> ExportedProgram:
     """Make an ExportedProgram functional."""
     try:
-        with _quiet():
+        with quiet():
             return _settle(exported.run_decompositions({}))
     except Exception as error:
         raise _capture_error(error) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's warnings about its own insides, without gradients."""
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _settle(exported: ExportedProgram) -> ExportedProgram:
@@ -232,6 +222,12 @@ def _capture_error(error: Exception) -> CaptureError:
     mutated = re.search(r"Constant (\S+) is mutated", str(error))
     if mutated:
         return MutatedBufferError(f"The forward pass writes the tensor attribute {mutated.group(1)!r}.", NO_STATE)
+    returned = re.search(r"Found <class '(?:\S+\.)?(\S+)'> in output", str(error))
+    if returned:
+        return CaptureError(
+            f"The forward pass returns a {returned.group(1)}, which torch.export cannot take apart.",
+            "Return tensors in tuples, lists or dicts, or call torch.export.register_dataclass on that class.",
+        )
     return CaptureError(
         f"The forward pass failed under torch.export{at}: {type(error).__name__}: {_first_line(error)}",
         "Check that model(*args, **kwargs) runs with these example inputs and uses tensor operations only.",

@@ -18,12 +18,12 @@ DTYPES |= {torch.int16, torch.int32, torch.int64}
 
 def supports(node: fx.Node) -> Refused | None:
     """None if a call can be lowered; asked of each call before anything is grouped."""
+    values = [value.meta.get("val") for value in (node, *node.all_input_nodes)]
+    strange = [v.dtype for v in values if isinstance(v, torch.Tensor) and v.dtype not in DTYPES]
+    if strange:  # first: for these, no operator has a kernel
+        return Refused(f"it works on {str(strange[0]).removeprefix('torch.')}, for which there are no kernels yet")
     if node.target not in BUILDERS and not is_pointwise(node):
         return Refused("there is no kernel for this operator")
-    for value in (node, *node.all_input_nodes):
-        found = value.meta.get("val")
-        if not isinstance(found, torch.Tensor):
-            return Refused("it takes or returns something else than single tensors")
-        if found.dtype not in DTYPES:
-            return Refused(f"it works on {str(found.dtype).removeprefix('torch.')}, for which there are no kernels yet")
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        return Refused("it takes or returns something else than single tensors")
     return None

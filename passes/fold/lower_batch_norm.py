@@ -5,7 +5,10 @@
 An affine that no weights could take stays in the graph in one normal form, `mul` then `add` by constants of
 shape [C, 1, ...], so that it can be some kernel's epilogue. A scale of ones and a shift of zeros are left out.
 
-Conditions: scale and shift are finite, and nobody reads the values inside the run.
+Conditions:
+- nobody reads the values inside the run;
+- scale and shift are finite, unless the run holds a batch norm: PyTorch computes x * s + t too, so that infinities and
+  NaN stand where it has them.
 
 Before:
     program(%x: f32[1, 2, 4, 4]) normalized {
@@ -39,7 +42,7 @@ import torch
 from torch import fx
 
 from ...ir.program import Program, Stage
-from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule, Weight
+from ...ir.rewrite import Call, Expr, Replacement, Rule, Weight
 from ..base import Pass
 from .affine import Affine, broadcast, chain, ends_chain, has_batch_norm, value
 from .linear_ops import name_of
@@ -59,7 +62,7 @@ class LowerBatchNorm(Pass):
         return (("lower_batch_norm", lower),)
 
 
-def lower(node: fx.Node, program: Program) -> Replacement | Refused | None:
+def lower(node: fx.Node, program: Program) -> Replacement | None:
     """Replace the affine run that ends at `node` by its normal form, if it is not that already."""
     found = chain(node, program)
     if found is None or not ends_chain(node, program):
@@ -68,8 +71,8 @@ def lower(node: fx.Node, program: Program) -> Replacement | Refused | None:
     steps = int(bool((map_.scale != 1).any())) + int(bool(map_.shift.any()))
     if not has_batch_norm(ops) and (steps > len(ops) or (steps == len(ops) and _is_normal(ops))):
         return None
-    if not map_.finite:
-        return Refused("its scale or shift is infinite or not a number", node) if has_batch_norm(ops) else None
+    if not map_.finite and not has_batch_norm(ops):
+        return None
     return Replacement({node: normal_form(source, value(source).dtype, map_, node, ops)}, covers=tuple(ops[:-1]))
 
 

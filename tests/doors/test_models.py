@@ -34,6 +34,9 @@ class outer:
 def broken():
     raise RuntimeError("no such checkpoint\\nsecond line")
 
+def quits():
+    raise SystemExit(0)
+
 def returns_a_dict():
     return {}
 
@@ -72,6 +75,9 @@ def test_exported_files_stay_paths() -> None:
         ("{nets}:outer.iner", "Did you mean 'inner'"),
         ("{nets}:number", "is a int, not a factory"),
         ("{nets}:broken", "failed: RuntimeError: no such checkpoint\n"),
+        ("{nets}:quits", "failed: SystemExit: 0"),
+        ("{nets}.py:Tied", "Write {nets}:Tied"),
+        ("..{nets}:Tied", "is no model"),
         ("{nets}:needs_arguments", "missing 1 required positional argument: 'width'"),
         ("{nets}:returns_a_dict", "returned a dict"),
     ],
@@ -79,7 +85,7 @@ def test_exported_files_stay_paths() -> None:
 def test_models_that_are_none(nets: str, spec: str, said: str) -> None:
     with pytest.raises(ModelError) as caught:
         load_model(spec.format(nets=nets))
-    assert said in str(caught.value)
+    assert said.format(nets=nets) in str(caught.value)
 
 
 def test_weights_are_loaded_with_tied_ones_stored_once(nets: str, tmp_path: Path) -> None:

@@ -630,7 +630,7 @@ def test_shapes_that_depend_on_data_are_refused_at_their_line() -> None:
     assert line_of(Finds.forward, "x[x") in message
 
 
-def test_branches_on_data_are_refused_at_their_line() -> None:
+def test_branches_on_data_are_refused_at_their_line(capfd: pytest.CaptureFixture[str]) -> None:
     class Branches(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if x.sum() > 0:
@@ -640,6 +640,21 @@ def test_branches_on_data_are_refused_at_their_line() -> None:
     message = refused(Branches(), torch.randn(4))
     assert "branches on a value that it computed" in message
     assert line_of(Branches.forward, "if x") in message
+    assert capfd.readouterr().err == "", "torch logs and prints the graph so far"
+
+
+def test_results_that_export_does_not_know_are_named() -> None:
+    @dataclasses.dataclass
+    class Result:
+        value: torch.Tensor
+
+    class Returns(nn.Module):
+        def forward(self, x: torch.Tensor) -> Result:
+            return Result(x)
+
+    message = refused(Returns(), torch.randn(4))
+    assert "returns a Result" in message
+    assert "register_dataclass" in message
 
 
 def test_control_flow_operators_are_refused() -> None:
