@@ -48,11 +48,11 @@ class Writer:
 
 
 def convolution(w: Writer, x: str) -> str:
-    """Grouped, strided, padded, dilated, with or without bias; or transposed."""
+    """Grouped, strided, padded (also more than a side of the kernel), with or without bias; or transposed."""
     n, c, h, width = w.shapes[x]
     groups = w.draw(st.sampled_from([g for g in (1, 2, c) if c % g == 0]))
     out = groups * w.draw(st.integers(1, 2))
-    k, stride, pad = w.draw(st.integers(1, 3)), w.draw(st.integers(1, 2)), w.draw(st.integers(0, 1))
+    k, stride, pad = w.draw(st.integers(1, 3)), w.draw(st.integers(1, 2)), w.draw(st.sampled_from([0, 0, 1, 1, 2]))
     transposed = w.draw(st.sampled_from([False, False, False, True]))
     if transposed:
         size = [(e - 1) * stride - 2 * pad + k for e in (h, width)]
@@ -135,6 +135,54 @@ def view(w: Writer, x: str) -> str:
     return w.call((n, c, h, width), f"reshape({flat}, [{n}, {c}, {h}, {width}])")
 
 
+def pad(w: Writer, x: str) -> str:
+    """Zeros, or another number, more on one side than on the other."""
+    n, c, h, width = w.shapes[x]
+    left, right, top, bottom = (w.draw(st.integers(0, 2)) for _ in range(4))
+    if max(h + top + bottom, width + left + right) > 12:
+        return x
+    number = w.draw(st.sampled_from(["0", "0", "1.5"]))
+    shape = (n, c, h + top + bottom, width + left + right)
+    return w.call(shape, f"constant_pad_nd({x}, [{left}, {right}, {top}, {bottom}], {number})")
+
+
+def chain(w: Writer, x: str) -> str:
+    """One to three linear layers or 1x1 convolutions in a row, perhaps with norms between, perhaps around a sum."""
+    n, c, h, width = w.shapes[x]
+    y = x
+    for _ in range(w.draw(st.integers(1, 3))):
+        y = _pointwise_layer(w, y, w.draw(st.sampled_from([c, c, 2])))
+        y = batch_norm(w, y) if w.draw(st.integers(0, 3)) == 0 else y
+    same = w.shapes[y] == (n, c, h, width)
+    return w.call(w.shapes[y], f"add.Tensor({x}, {y})") if same and w.draw(st.booleans()) else y
+
+
+def _pointwise_layer(w: Writer, x: str, out: int) -> str:
+    n, c, h, width = w.shapes[x]
+    bias = w.weight((out,)) if w.draw(st.booleans()) else "none"
+    if w.draw(st.booleans()):
+        rest = "[1, 1], [0, 0], [1, 1], false, [0, 0], 1"
+        return w.call((n, out, h, width), f"convolution({x}, {w.weight((out, c, 1, 1))}, {bias}, {rest})")
+    rows = w.call((n, h, width, c), f"permute({x}, [0, 2, 3, 1])")
+    made = w.call((n, h, width, out), f"linear({rows}, {w.weight((out, c))}, {bias})")
+    for name in (rows, made):
+        del w.shapes[name]
+    return w.call((n, out, h, width), f"permute({made}, [0, 3, 1, 2])")
+
+
+def norm(w: Writer, x: str) -> str:
+    """A layer norm or an RMS norm over the channels, with weights or without."""
+    n, c, h, width = w.shapes[x]
+    rows = w.call((n, h, width, c), f"permute({x}, [0, 2, 3, 1])")
+    scale = w.weight((c,)) if w.draw(st.booleans()) else "none"
+    shift = w.weight((c,)) if w.draw(st.booleans()) else "none"
+    kinds = f"layer_norm({rows}, [{c}], {scale}, {shift}, 0.001, true)", f"rms_norm({rows}, [{c}], {scale}, 0.001)"
+    made = w.call((n, h, width, c), w.draw(st.sampled_from(kinds)))
+    for name in (rows, made):
+        del w.shapes[name]
+    return w.call((n, c, h, width), f"permute({made}, [0, 3, 1, 2])")
+
+
 def pool(w: Writer, x: str) -> str:
     """Max or average, padded or not, or the global mean."""
     n, c, h, width = w.shapes[x]
@@ -172,8 +220,21 @@ def tail(w: Writer, x: str) -> str:
     return y
 
 
-STEPS = (convolution, batch_norm, by_constant, unary, binary, concatenation, view, pool, constant_weight)
-WEIGHTS = (6, 6, 5, 2, 2, 2, 2, 1, 1)
+STEPS = (
+    convolution,
+    batch_norm,
+    by_constant,
+    chain,
+    unary,
+    binary,
+    concatenation,
+    view,
+    pool,
+    pad,
+    norm,
+    constant_weight,
+)
+WEIGHTS = (6, 6, 5, 3, 2, 2, 2, 2, 1, 1, 1, 1)
 
 
 @st.composite

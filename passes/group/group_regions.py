@@ -33,11 +33,12 @@ After:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import fx
 
+from ...ir.boundary import BoundaryCheck
 from ...ir.program import Origin, Program, Region, Stage
 from ...ir.report import Site
 from ..base import Numerics, Pass
@@ -56,12 +57,25 @@ class GroupRegions(Pass):
         self, program: Program, *, limit: int | None = None, verify: bool = False
     ) -> tuple[Program, list[Site], list[Site]]:
         """Build the GROUPED program; a partly grouped one is no stage, so `limit` other than None or 0 groups all."""
-        if limit == 0:
+        if limit == 0 or program.stage >= Stage.GROUPED:
             return program, [], []
         groups = partition(program.graph)
         graph, regions = _rebuild(program.graph, groups)
         sites = [Site("group_regions", r.name, r.kind, r.layers) for r in regions.values()]
-        return program.evolve(graph=graph, regions=regions, stage=Stage.GROUPED), sites, []
+        after = program.evolve(graph=graph, regions=regions, stage=Stage.GROUPED)
+        return after, _measured(program, after, groups, sites) if verify else sites, []
+
+
+def _measured(program: Program, after: Program, groups: list[Group], sites: list[Site]) -> list[Site]:
+    """Run each region in float64 on what the ungrouped program makes; the sites with the errors of their results."""
+    check = BoundaryCheck(program)
+    known = {node.name: value for node, value in check.values.items()}
+    calls = [node for node in after.graph.nodes if node.op == "call_module"]
+    check.values |= {n: known[n.name] for n in after.graph.nodes if n.op in ("placeholder", "get_attr")}
+    return [
+        replace(site, error=check.compare(site, after, [call], [group.tip], [call]))
+        for site, call, group in zip(sites, calls, groups, strict=True)
+    ]
 
 
 def _rebuild(graph: fx.Graph, groups: list[Group]) -> tuple[fx.Graph, dict[str, Region]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from rewriting import blocks, op_names, random_inputs, run
 
+from planish.errors import RewriteMismatch
 from planish.ir.program import Program, Stage
 from planish.ir.text import parse_program, print_program
 from planish.ir.verify import verify
@@ -43,6 +46,27 @@ def test_docstring() -> None:
 def test_a_limit_of_zero_groups_nothing() -> None:
     before = parse_program(blocks(group_regions)[0])
     assert GROUP.run(before, limit=0) == (before, [], [])
+
+
+def test_a_grouped_program_stays_as_it_is() -> None:
+    after = grouped(blocks(group_regions)[0])
+    assert GROUP.run(after) == (after, [], [])
+
+
+def test_verify_measures_each_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parse_program(blocks(group_regions)[0])
+    assert [site.error for site in GROUP.run(before, verify=True)[1]] == [0.0]
+    rebuild = group_regions._rebuild
+
+    def broken(*arguments: Any) -> Any:
+        graph, regions = rebuild(*arguments)
+        (relu,) = (n for n in regions["r00_conv"].body.nodes if n.target is torch.ops.aten.relu.default)
+        relu.target = torch.ops.aten.neg.default
+        return graph, regions
+
+    monkeypatch.setattr(group_regions, "_rebuild", broken)
+    with pytest.raises(RewriteMismatch, match="rule group_regions at r00_conv"):
+        GROUP.run(before, verify=True)
 
 
 CONV = "[1, 1], [0, 0], [1, 1], false, [0, 0], 1"
