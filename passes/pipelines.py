@@ -49,6 +49,7 @@ from .precision.lower_to_bfloat16 import LowerToBfloat16
 from .reparameterize.merge_branches import MergeBranches
 from .reparameterize.merge_chains import MergeChains
 from .reparameterize.merge_parallel import MergeParallel
+from .reparameterize.merge_transposed import MergeTransposed
 from .reparameterize.unstack_means import UnstackMeans
 
 NORMALIZE: tuple[Pass, ...] = (
@@ -88,6 +89,7 @@ FOLD: tuple[Pass, ...] = (
     FoldAffineBackward(),  # before forward: a producer takes an affine at no condition on padding
     UnstackMeans(),  # makes sums of what merge_branches adds up
     MergeBranches(),  # reads the affines on identity branches that no producer could take; before they go elsewhere
+    MergeTransposed(),  # sums of what merge_branches does not read
     MergeChains(),  # after branches: a merged block is one link
     MergeParallel(),  # after chains: what stands side by side is one operator each by now
     FoldAffineBackward(),  # norms behind a sum have one producer now

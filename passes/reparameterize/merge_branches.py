@@ -101,27 +101,29 @@ class Term:
     work: int
 
 
+def open_sum(root: fx.Node) -> tuple[list[tuple[fx.Node, float]], list[fx.Node]]:
+    """The summands with their signs, and the additions, the last first; sums that nobody else reads are opened."""
+    terms, sums = [], []
+    todo: list[tuple[Any, float]] = [(root, 1.0)]
+    while todo:
+        node, sign = todo.pop()
+        if is_sum(node) and (node is root or uses(node) == 1) and len(sums) < MOST:
+            sums.append(node)
+            left, right = node.args[:2]
+            todo += [(right, sign if node.target is aten.add.Tensor else -sign), (left, sign)]
+        else:
+            terms.append((node, sign))
+    return terms, sums
+
+
 class _Sum:
     """The flattened sum that ends at one node."""
 
     def __init__(self, root: fx.Node, program: Program) -> None:
         self.root, self.program = root, program
-        self.sums: list[fx.Node] = []
-        self.terms = list(self._flatten())
+        self.terms, self.sums = open_sum(root)
         self.read = Expressions(program, self._space())
         self.sources = [self.read.beyond(node) for node, _ in self.terms]
-
-    def _flatten(self) -> Iterator[tuple[fx.Node, float]]:
-        """The summands with their signs; inner sums that nobody else reads are opened."""
-        todo: list[tuple[Any, float]] = [(self.root, 1.0)]
-        while todo:
-            node, sign = todo.pop()
-            if is_sum(node) and (node is self.root or uses(node) == 1) and len(self.sums) < MOST:
-                self.sums.append(node)
-                left, right = node.args[:2]
-                todo += [(right, sign if node.target is aten.add.Tensor else -sign), (left, sign)]
-            else:
-                yield node, sign
 
     def _space(self) -> Space:
         """The space of the first convolution or linear layer in the terms; else that of an affine."""
