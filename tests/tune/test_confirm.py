@@ -15,7 +15,7 @@ from planish.backends.tvm.template import Chooser, Task
 from planish.backends.tvm.tune.confirm import LEAST, compare, losers
 from planish.backends.tvm.tune.database import Database
 from planish.backends.tvm.tune.spaces import Option
-from planish.backends.tvm.tune.tuner import Known, Tasks, Tuner
+from planish.backends.tvm.tune.tuner import Known, Tasks, Tuner, searching
 
 
 class Net:
@@ -137,6 +137,19 @@ def test_when_time_is_up_the_network_is_built_once(database: Database) -> None:
     assert (ends[4][0], ends[8][0]) == (None, {"tile": 3, "order": "a"})
     assert len(build.built) == 1
     assert (summary.untuned_ms, summary.tuned_ms) == (4000.0, 3000.0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("budget", "building", "left"),
+    [
+        (100.0, 5.0, 80.0),  # a fifth is enough for 5 seconds and two comparisons of 1.5
+        (100.0, 19.0, 78.0),  # 19 + 3 are kept
+        (100.0, 60.0, 77.0),  # kernels were compiled: no more than 20 + 3
+        (20.0, 3.0, 14.0),
+    ],
+)
+def test_what_is_kept_of_the_budget_does_for_building_the_network(budget: float, building: float, left: float) -> None:
+    assert searching(budget, building) == pytest.approx(left)
 
 
 def test_networks_alternate_no_longer_than_there_is_time() -> None:

@@ -62,8 +62,9 @@ def tuned(make: Make, target: Target, tuning: Tuning, progress: Progress) -> Com
 def _search(make: Make, target: Target, budget: float, database: Database, progress: Progress) -> Compiled:
     """Compile untuned, tune, and compile once more."""
     _check_machine(target)
-    tasks = Tasks()
+    tasks, began = Tasks(), time.monotonic()
     untuned = make(tasks, Summary())
+    building = time.monotonic() - began
 
     def build(choose: Chooser) -> CompiledNetwork:
         return CompiledNetwork(make(choose, Summary()), tasks.of_output)
@@ -77,7 +78,7 @@ def _search(make: Make, target: Target, budget: float, database: Database, progr
     with LocalMeasurer(target) as measurer:
         workshop = CodeWorkshop(measurer, shared_pool(), shared_cache())
         tuner = Tuner(TEMPLATES, workshop, database, lock.measuring)
-        choose, summary = tuner.tune(build, CompiledNetwork(untuned, tasks.of_output), tasks, budget, report)
+        choose, summary = tuner.tune(build, CompiledNetwork(untuned, tasks.of_output), tasks, budget, report, building)
     return make(choose, summary)
 
 

@@ -13,14 +13,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..template import Chooser, Chosen, Task, Template
-from .confirm import Network, Quiet, compare, losers
+from .confirm import SECONDS, Network, Quiet, compare, losers
 from .database import Attempt, Database, Record, choice_text
 from .keys import task_key
 from .search import Search, Standing, Workshop
 from .spaces import Option, Tunable, options_of
 
 RESERVE = 0.2
-"""The share of the budget that is kept for building and timing the tuned network."""
+"""The share of the budget that is kept for building and timing the tuned network, at least."""
+
+
+def searching(budget: float, building: float) -> float:
+    """Seconds for the search: what is kept has to do for comparing and, as far as `RESERVE` goes, for `building`."""
+    kept = RESERVE * budget
+    return budget - max(kept, min(kept, building) + 2 * SECONDS)
+
 
 Build = Callable[[Chooser], Network]
 """Compiles the network with the kernels that a chooser decides on."""
@@ -135,8 +142,9 @@ class Tuner:
         tasks: Tasks,
         budget: float,
         report: Callable[[Standing], None] = lambda _: None,
+        building: float = 0.0,
     ) -> tuple[Chooser, Summary]:
-        """The chooser of the fastest network that was built; that of `untuned` was `tasks`.
+        """The chooser of the fastest network that was built; that of `untuned` was `tasks`, in `building` seconds.
 
         Ctrl-C ends the search, and what it found is used; a second one ends everything.
         """
@@ -148,7 +156,7 @@ class Tuner:
         tunables = {t.key: t for t in self._tunables(tasks, seconds)}
         search = Search(list(tunables.values()), self._workshop, self._database)
         summary.tasks, summary.known = len(search.explorations), search.known
-        search.run(began + (1 - RESERVE) * budget, report)
+        search.run(began + searching(budget, building), report)
         summary.tried, summary.interrupted = search.tried, search.interrupted
         confirmed = self._confirm(build, untuned, dict(search.winners()), tunables, summary, began + budget)
         summary.kept = 0 if confirmed is None else len(confirmed.options)
