@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ..compat import T, tirx
+from ..compat import tirx
 from ..kernels.emit import Buffer, Expr
 from ..ops.pointwise import is_pointwise
 from ..plan import itemsize
@@ -188,17 +188,16 @@ class Tiles:
         flat = self._f.alias(source, (prod(int(e) for e in source.shape),))
         vectors = [self._f.vector(block, str(source.dtype)) for _ in range(block)]
         for j, vector in enumerate(vectors[:columns]):
-            address = next(a for number, a in _addresses(self._b, self._stage, at(0, j)) if number == operand)
-            base = self._f.let(address)
+            # not named: TVM's CompactBufferAllocation takes seconds for a tile with a name for each line
+            base = next(a for number, a in _addresses(self._b, self._stage, at(0, j)) if number == operand)
             with self._f.lanes(rows) as v:
                 self._f.store(vector, flat[base + v], [v])
-        _transpose(vectors)
+        turned = _transposed([vector[tirx.Ramp(0, 1, block)] for vector in vectors])
         parts = []
         for begin in range(0, rows, self._held):
             parts.append(self._f.scratch((self._held * block,), str(source.dtype)))
-            for i, vector in enumerate(vectors[begin : min(begin + self._held, rows)]):
-                with self._f.lanes(block) as v:
-                    self._f.store(parts[-1], vector[v], [i * block + v])
+            for i, row in enumerate(turned[begin : min(begin + self._held, rows)]):
+                self._f.store(parts[-1], row, [tirx.Ramp(i * block, 1, block)])
         return parts
 
 
@@ -211,18 +210,17 @@ def _either(
     return [(where, whole), (True, last)] if full else [(True, last)]
 
 
-def _transpose(vectors: Sequence[Buffer]) -> None:
-    """vectors[i][j] = vectors[j][i]: in each step, vectors 2^k apart exchange halves of each 2^(k+1) lanes."""
-    count = len(vectors)
-    every = tirx.Ramp(0, 1, count)
+def _transposed(vectors: Sequence[Expr]) -> list[Expr]:
+    """result[i][j] = vectors[j][i]: in each step, vectors 2^k apart exchange halves of each 2^(k+1) lanes."""
+    values, count = list(vectors), len(vectors)
     step = count // 2
     while step:
-        for low in (i for i in range(count) if not i & step):
-            one, other = vectors[low], vectors[low | step]
-            pair = [one[every], other[every]]
-            upper = [lane if not lane & step else count + lane - step for lane in range(count)]
-            lower = [lane + step if not lane & step else count + lane for lane in range(count)]
-            first, second = (T.Bind(tirx.Shuffle(pair, [tirx.const(i, "int32") for i in s])) for s in (upper, lower))
-            T.buffer_store(one, first, [every])
-            T.buffer_store(other, second, [every])
+        upper = [lane if not lane & step else count + lane - step for lane in range(count)]
+        lower = [lane + step if not lane & step else count + lane for lane in range(count)]
+        for one in (i for i in range(count) if not i & step):
+            pair = [values[one], values[one | step]]
+            values[one], values[one | step] = (
+                tirx.Shuffle(pair, [tirx.const(lane, "int32") for lane in lanes]) for lanes in (upper, lower)
+            )
         step //= 2
+    return values
