@@ -9,6 +9,7 @@ folded, and what is not and why, goes to `options["report"]`, a function, and to
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,7 +45,8 @@ def tune_mode(model: torch.nn.Module, inner: str = "eager") -> torch.nn.Module:
     twin = copy.copy(model)
     # Module.compile would leave containers such as nn.Sequential alone: their forward is torch's own code
     call = torch._dynamo.external_utils.wrap_inline(twin._call_impl)
-    twin._compiled_call_impl = torch.compile(call, backend="planish", options=options)
+    backend = functools.partial(tune_backend, options=options)  # by name it needs the package's entry points
+    twin._compiled_call_impl = torch.compile(call, backend=backend)
     twin.tune_reports = reports  # type: ignore[assignment]
     return twin
 

@@ -32,13 +32,14 @@ Table = Callable[[Results], str]
 class Command:
     """Options of one benchmark, checked."""
 
-    def __init__(self, description: str | None) -> None:
-        """Arguments that a benchmark adds go to `parser`."""
+    def __init__(self, description: str | None, ours: str = "planish", peers: Sequence[str] = PEERS) -> None:
+        """Arguments that a benchmark adds go to `parser`; `ours` is always measured, `peers` if asked for."""
         raw = argparse.RawDescriptionHelpFormatter
         self.parser = argparse.ArgumentParser(description=description, formatter_class=raw)
         add = self.parser.add_argument
         add("--models", default="all", help="names of the zoo, with commas between")
-        add("--against", default=",".join(PEERS[1:]), help=f"engines beside planish: {', '.join(PEERS)}")
+        wanted = PEERS[1:] if peers is PEERS else peers
+        add("--against", default=",".join(wanted), help=f"engines beside {ours}: {', '.join(peers)}")
         add("--threads", type=int, default=2)
         add("--batch", type=int, default=1)
         add("--precision", choices=PRECISIONS, default="float32")
@@ -52,14 +53,17 @@ class Command:
         self.options = argparse.Namespace()
         self.arguments: list[str] = []
         self.engines: tuple[str, ...] = ()
+        self.also: dict[str, Any] = {}
+        """Further figures for the JSON."""
+        self._ours, self._peers = ours, peers
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Options; ends the program where a name is unknown."""
         self.arguments = sys.argv[1:] if arguments is None else list(arguments)
         self.options = self.parser.parse_args(self.arguments)
         against = [name for name in self.options.against.split(",") if name]
-        self._known("engine", against, PEERS)
-        self.engines = ("planish", *against)
+        self._known("engine", against, self._peers)
+        self.engines = (self._ours, *against)
         return self.options
 
     def cases(self) -> list[Case]:
@@ -101,6 +105,7 @@ class Command:
         if self.options.json:
             rows = [measured.to_json() for group in results for measured in group]
             written: dict[str, Any] = {"what": what, "command": self.typed, "machine": machine, "results": rows}
+            written |= self.also
             self.options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         if self.options.page:
             name = f"{what} {title}"

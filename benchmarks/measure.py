@@ -58,13 +58,18 @@ class Measured:
 def compare(
     case: Case, engines: Sequence[str], work: Path, rounds: int, seconds: float, instances: int = 1
 ) -> list[Measured]:
-    """Each engine in processes of its own; all are ready before the first slice.
+    """Each engine in processes of its own; see `in_turns`."""
+    return in_turns([replace(case, engine=name) for name in engines], work, rounds, seconds, instances)
 
-    With several instances an engine has that many processes, each on a core of its own, which measure together.
+
+def in_turns(cases: Sequence[Case], work: Path, rounds: int, seconds: float, instances: int = 1) -> list[Measured]:
+    """Each case in processes of its own; all are ready before the first slice.
+
+    With several instances a case has that many processes, each on a core of its own, which measure together.
     """
     found, groups = [], []
-    for name in engines:
-        measured = Measured(replace(case, engine=name))
+    for case in cases:
+        measured = Measured(case)
         found.append(measured)
         workers = _ready(measured, work, instances)
         if workers:

@@ -26,7 +26,7 @@ class Planish:
         """Compile, tune if asked, save."""
         import planish
 
-        model, args, kwargs = case.sample()
+        model, args, kwargs = self.model(case)
         options: dict[str, Any] = {"precision": case.precision, "threads": case.threads, "progress": False}
         if case.tune:
             options |= {"tune": case.tune, "tuning_db": str(folder / "tuning.db")}
@@ -42,10 +42,23 @@ class Planish:
 
         compiled = planish.load(folder / "model.planish", threads=case.threads)
         values = list(inputs)
-        flops = sum(step["flops"] for step in compiled.steps)
-        return Loaded(
-            lambda: compiled.run_flat(values), lambda result: [np.asarray(a) for a in result], {"flops": flops}
-        )
+        counts = {"flops": sum(step["flops"] for step in compiled.steps), "calls": len(compiled.steps)}
+        return Loaded(lambda: compiled.run_flat(values), lambda result: [np.asarray(a) for a in result], counts)
+
+    def model(self, case: Case) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """What is compiled."""
+        return case.sample()
+
+
+class Merged(Planish):
+    """planish, given the model with its branches merged by hand; it is compared with the model as trained."""
+
+    def model(self, case: Case) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Every block that the zoo knows how to merge is one convolution."""
+        model, args, kwargs = case.sample()
+        from zoo.merging import deployed
+
+        return deployed(model), args, kwargs
 
 
 class Peak:

@@ -104,7 +104,7 @@ def test_plots_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_every_engine_is_there() -> None:
-    assert set(PEERS) == set(ENGINES) - {"planish", "peak"}
+    assert set(PEERS) == set(ENGINES) - {"planish", "merged", "peak"}
     for name in ENGINES:
         assert engine(name).refuses(Case("m", name)) is None
     assert "bfloat16" in str(engine("onnxruntime").refuses(Case("m", "onnxruntime", precision="bfloat16")))

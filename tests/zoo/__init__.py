@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from . import convnext, densenet, efficientnet, inception, language, mobilenet, regnet, repvgg, resnet, swin, vgg, vit
+from . import (
+    convnext,
+    densenet,
+    efficientnet,
+    fastvit,
+    inception,
+    language,
+    mobilenet,
+    mobileone,
+    regnet,
+    repvgg,
+    resnet,
+    swin,
+    vgg,
+    vit,
+)  # fmt: skip
 from .common import Entry, Sample, Size, image
 
-__all__ = ["ZOO", "Entry", "Sample", "Size", "find"]
+__all__ = ["MORE", "ZOO", "Entry", "Sample", "Size", "find"]
 
 PREACTIVATION = "DenseNet normalizes a concatenation that other layers read too"
 
@@ -146,10 +161,27 @@ ZOO: tuple[Entry, ...] = (
     ),
 )  # fmt: skip
 
+MORE: tuple[Entry, ...] = (
+    Entry(
+        "mobileone_s0", mobileone.mobileone_s0,
+        Size(image(33), {"widths": (12, 12, 20), "depths": (2, 2), "branches": 2, "classes": 10}), Size(image(224)),
+    ),
+    Entry(
+        "fastvit_t8", fastvit.fastvit_t8,
+        Size(image(33), {"dims": (12, 24), "depths": (2, 1), "classes": 10}), Size(image(224)),
+    ),
+    Entry(
+        "deit_small_un", vit.unified_vit,
+        Size(image(48), {"dim": 40, "depth": 2, "heads": 5, "image": 48, "patch": 8, "classes": 10}),
+        Size(image(224), {"dim": 384, "heads": 6}), "transformer",
+    ),
+)  # fmt: skip
+"""What benchmarks compare with networks of the zoo; tests of their own, not those of every network."""
+
 
 def find(name: str) -> Entry:
     """The entry of that name."""
-    for entry in ZOO:
+    for entry in (*ZOO, *MORE):
         if entry.name == name:
             return entry
-    raise KeyError(f"no {name!r} in the zoo; it has {', '.join(e.name for e in ZOO)}")
+    raise KeyError(f"no {name!r} in the zoo; it has {', '.join(e.name for e in (*ZOO, *MORE))}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .common import ConvNorm
+from .merging import convolution, folded, identity, summed
 
 A0_WIDTHS = (48, 48, 96, 192, 1280)
 """Stem and stages: 64 and (64, 128, 256) * 0.75, 512 * 2.5, the stem no wider than 64."""
@@ -28,6 +29,13 @@ class Branches(nn.Module):
         """relu of the sum."""
         shortcut = 0 if self.identity is None else self.identity(x)
         return self.relu(self.dense(x) + self.pointwise(x) + shortcut)
+
+    def merged(self) -> nn.Module:
+        """What is deployed, with these branches' weights."""
+        kernels = [folded(branch[0], branch[1]) for branch in (self.dense, self.pointwise)]  # type: ignore[arg-type]
+        if self.identity is not None:
+            kernels.append(identity(self.identity, self.identity.num_features, 1))
+        return nn.Sequential(convolution(summed(kernels, 3), self.dense[0].stride[0], 1), self.relu)  # type: ignore[index, union-attr]
 
 
 class Merged(nn.Sequential):

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .unified import UnifiedNorm
+
+Norm = Callable[[int], nn.Module]
+
+
+def layer_norm(dim: int) -> nn.Module:
+    """As vision transformers have it."""
+    return nn.LayerNorm(dim, eps=1e-6)
 
 
 class Mlp(nn.Module):
@@ -66,11 +78,11 @@ ATTENTION = {"fused": FusedAttention, "manual": ManualAttention, "module": Modul
 class Block(nn.Module):
     """Pre-norm attention and MLP."""
 
-    def __init__(self, dim: int, heads: int, attention: str) -> None:
+    def __init__(self, dim: int, heads: int, attention: str, norm: Norm) -> None:
         """`attention` is a key of ATTENTION."""
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(dim, eps=1e-6), ATTENTION[attention](dim, heads)
-        self.norm2, self.mlp = nn.LayerNorm(dim, eps=1e-6), Mlp(dim, 4 * dim)
+        self.norm1, self.attn = norm(dim), ATTENTION[attention](dim, heads)
+        self.norm2, self.mlp = norm(dim), Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Two residuals."""
@@ -82,15 +94,16 @@ class ViT(nn.Module):
     """Patches, class token, learned positions, pre-norm blocks, classifier on the token."""
 
     def __init__(
-        self, dim: int, depth: int, heads: int, image: int, patch: int, attention: str, classes: int, channels: int = 3
-    ) -> None:
+        self, dim: int, depth: int, heads: int, image: int, patch: int, attention: str, classes: int, channels: int = 3,
+        norm: Norm = layer_norm,
+    ) -> None:  # fmt: skip
         """`image` must be a multiple of `patch`."""
         super().__init__()
         self.patch_embed = nn.Conv2d(channels, dim, patch, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, (image // patch) ** 2 + 1, dim))
-        self.blocks = nn.Sequential(*(Block(dim, heads, attention) for _ in range(depth)))
-        self.norm, self.head = nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, classes)
+        self.blocks = nn.Sequential(*(Block(dim, heads, attention, norm) for _ in range(depth)))
+        self.norm, self.head = norm(dim), nn.Linear(dim, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of an image batch."""
@@ -137,6 +150,17 @@ def vit(
 ) -> nn.Module:  # fmt: skip
     """ViT or DeiT; Tiny by default."""
     return ViT(dim, depth, heads, image, patch, attention, classes, channels)
+
+
+def unified_vit(**options: Any) -> nn.Module:
+    """The same with unified norms; their statistics are seeded, and grow as the residual stream does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        usual: dict[str, Any] = {"attention": "fused", "patch": 16, "image": 224, "depth": 12, "classes": 1000}
+        model = ViT(**{**usual, **options, "norm": UnifiedNorm})
+    for index, norm in enumerate(m for m in model.modules() if isinstance(m, UnifiedNorm)):
+        norm.running_var.mul_(1 + index)  # type: ignore[operator]
+    return model
 
 
 def mixer_b16(dim: int = 768, depth: int = 12, image: int = 224, patch: int = 16, classes: int = 1000) -> nn.Module:
