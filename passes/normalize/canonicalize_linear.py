@@ -100,7 +100,9 @@ def outer(node: fx.Node, program: Program) -> Verdict:
 def reshaped(node: fx.Node, program: Program) -> Verdict:
     """A reshape of a linear layer over flattened rows: the layer takes the rows as they are."""
     layer = args_of(node)[0]
-    flat = args_of(layer)[0] if is_call(layer, aten.linear.default) and len(layer.users) == 1 else None
+    if not is_call(layer, aten.linear.default) or len(layer.users) > 1:
+        return None
+    flat = args_of(layer)[0]
     if not is_call(flat, aten.reshape.default):
         return None
     rows, shape = args_of(flat)[0], shape_of(args_of(flat)[0])

@@ -103,7 +103,8 @@ class Term:
 
 def open_sum(root: fx.Node) -> tuple[list[tuple[fx.Node, float]], list[fx.Node]]:
     """The summands with their signs, and the additions, the last first; sums that nobody else reads are opened."""
-    terms, sums = [], []
+    terms: list[tuple[fx.Node, float]] = []
+    sums: list[fx.Node] = []
     todo: list[tuple[Any, float]] = [(root, 1.0)]
     while todo:
         node, sign = todo.pop()

@@ -106,14 +106,14 @@ def _merged(first: Term, second: Term, program: Program) -> Call | str:
             return f"the weight of {named(node)} is computed from inputs"
         adjoints.append(_adjoint(node, weight * sign))
         biases += [] if bias is None else [sign * bias.detach().to(torch.float64)]
-    total = linear.add(*adjoints)
+    total = linear.add(adjoints[0], adjoints[1])
     if isinstance(total, str):
         return total
     samples = value(first[0]).shape[0]
     before, now = (samples * sum(op.work for op in ops) for ops in (adjoints, [total]))
     if now > before:
         return f"one operator would take {now} multiply-adds where its branches take {before}"
-    return _written(total, sum(biases) if biases else None, (first[0], second[0]))
+    return _written(total, torch.stack(biases).sum(0) if biases else None, (first[0], second[0]))
 
 
 def _adjoint(node: fx.Node, weight: Tensor) -> Linear:
