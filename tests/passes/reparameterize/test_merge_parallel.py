@@ -56,3 +56,35 @@ def test_others_stay_beside_it() -> None:
 )
 def test_refusals(text: str, reason: str) -> None:
     assert refusal(MERGE, text) == reason
+
+
+def apart(first: str, second: str, weight: str = "4, 4, 3, 3") -> str:
+    return f"""program(%x: f64[2, 4, 6, 6]) normalized {{
+      @a: f64[4, 4, 3, 3]
+      @b: f64[{weight}]
+      %p: f64[2, 4, 6, 6] = convolution(%x, @a, none, {first})
+      %q: f64[2, 4, 6, 6] = convolution(%x, @b, none, {second})
+      return (%p, %q)
+    }}"""
+
+
+def test_refuses_convolutions_that_no_cat_joins() -> None:
+    reason = "one convolution for it and q would leave slices, which their readers would copy"
+    assert refusal(MERGE, apart(SAME, SAME)) == reason
+
+
+def test_refuses_query_key_and_value() -> None:
+    layers = "".join(f"%{n}: f64[2, 5, 6] = linear(%x, @{n}, none)\n" for n in "qkv")
+    weights = "".join(f"@{n}: f64[6, 4]\n" for n in "qkv")
+    text = f"program(%x: f64[2, 5, 4]) normalized {{\n{weights}{layers}return (%q, %k, %v)\n}}"
+    reason = "one layer for it and k, v would leave slices of longer rows, which are slower to read"
+    assert refusal(MERGE, text) == reason
+
+
+@pytest.mark.parametrize(
+    ("second", "weight"),
+    [(SAME.replace("[1, 1], [1, 1], [1", "[1, 1], [0, 0], [1"), "4, 4, 1, 1"), (SAME[:-1] + "4", "4, 1, 3, 3")],
+    ids=["kernel", "groups"],
+)
+def test_different_operators_are_no_candidates(second: str, weight: str) -> None:
+    assert rewritten(MERGE, apart(SAME, second, weight))[1:] == ([], [])
