@@ -42,7 +42,9 @@ def info(target: Any) -> OpInfo | None:
         target = target.target if target.op == "call_function" else None
     if target is operator.getitem:
         return _GETITEM
-    return OPS.get(target) if isinstance(target, torch._ops.OpOverload) else None
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    return _INTEGER if target.namespace == "planish" else OPS.get(target)
 
 
 def family(node: fx.Node) -> str | None:
@@ -85,3 +87,4 @@ def argument(node: fx.Node, name: str) -> Any:
 
 
 _GETITEM = OpInfo("getitem")
+_INTEGER = OpInfo("integer")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planish.errors import QuantizationError
+from planish.ir import ops
 from planish.ir.quantized.operators import OPERATORS
 from planish.ir.text import parse_program
 
@@ -134,6 +135,14 @@ def test_the_text_form_reads_and_prints_them() -> None:
 
 
 def test_nothing_is_registered_before_it_is_asked_for() -> None:
-    code = "import planish, torch; import planish.ir.text, planish.compiler; print(hasattr(torch.ops.planish, 'add'))"
+    code = "import planish, torch; import planish.ir.text; print(hasattr(torch.ops.planish, 'add'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_they_are_pure_and_of_one_family() -> None:
+    """So equal calls may be merged and unused ones dropped; no float family's rewrites apply."""
+    text = "program(%x: u8[4]) {\n  %y = planish::sum(%x, [0], true, 0)\n  return %y\n}"
+    node = next(n for n in parse_program(text).graph.nodes if n.name == "y")
+    assert (ops.family(node), ops.is_pure(node)) == ("integer", True)
+    assert ops.info(node).linear_in == ()  # type: ignore[union-attr]
