@@ -74,8 +74,8 @@ def test_refuses_convolutions_that_no_cat_joins() -> None:
 
 
 def test_refuses_query_key_and_value() -> None:
-    layers = "".join(f"%{n}: f64[2, 5, 6] = linear(%x, @{n}, none)\n" for n in "qkv")
-    weights = "".join(f"@{n}: f64[6, 4]\n" for n in "qkv")
+    layers = "".join(f"%{n}: f64[2, 5, 6] = linear(%x, @w{n}, none)\n" for n in "qkv")
+    weights = "".join(f"@w{n}: f64[6, 4]\n" for n in "qkv")
     text = f"program(%x: f64[2, 5, 4]) normalized {{\n{weights}{layers}return (%q, %k, %v)\n}}"
     reason = "one layer for it and k, v would leave slices of longer rows, which are slower to read"
     assert refusal(MERGE, text) == reason
