@@ -9,7 +9,7 @@ Everything is computed in float64 and rounded once, ties up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from ..types import QuantParams
 from .fixed import EXP2_FRACTION
 from .pointwise import SEGMENT_BITS, curve
 from .rows import fraction, spare
+from .windows import AVERAGE, sum_pool
 
 Function = Callable[[Tensor], Tensor]
 """A pointwise function of float64 tensors."""
@@ -127,6 +128,23 @@ def interpolation(matrix: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     heaviest = exact.abs().argmax(1, keepdim=True)
     weights.scatter_add_(1, heaviest, missing[:, None])
     return places.T.contiguous(), weights.T.contiguous().to(torch.int32)
+
+
+def divisors(
+    extents: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Tensor:
+    """What an average pool over an image of `extents` divides each window's sum by, float64, one a place."""
+    ones = torch.ones((1, 1, *extents), dtype=torch.float64)
+    pool = AVERAGE[len(kernel)]
+    means = pool(ones, kernel, stride, padding, ceil_mode, count_include_pad)
+    inside = sum_pool(ones.to(torch.uint8), 0, kernel, stride, padding, ceil_mode)
+    result: Tensor = (inside / means).round()[0, 0]
+    return result
 
 
 def _integers(values: Tensor, bits: int) -> Tensor:

@@ -11,8 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from planish.errors import QuantizationError
-from planish.ir.quantized.constants import CURVE_SHIFT, curve_coefficients, interpolation, norm, softmax_scale, table
-from planish.ir.quantized.pointwise import curve, lookup
+from planish.ir.dyadic import multipliers
+from planish.ir.quantized.constants import (
+    CURVE_SHIFT,
+    curve_coefficients,
+    divisors,
+    interpolation,
+    norm,
+    softmax_scale,
+    table,
+)
+from planish.ir.quantized.pointwise import curve, lookup, requantize
+from planish.ir.quantized.windows import AVERAGE, sum_pool
 from planish.ir.types import QuantParams
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
@@ -108,3 +118,17 @@ def test_interpolation_keeps_what_is_constant() -> None:
     rebuilt.scatter_add_(1, places.T, weights.T.double() / 2048)
     assert float((rebuilt - matrix).abs().max()) <= 2.0**-11
     assert weights.dtype == torch.int32
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_an_average_pool_is_sums_and_a_ratio_a_place(rank: int, include: bool, ceil_mode: bool) -> None:
+    extents, kernel, stride, padding = (6, 5, 4)[:rank], [3, 2, 3][:rank], [2, 2, 1][:rank], [1, 1, 0][:rank]
+    counts = divisors(extents, kernel, stride, padding, ceil_mode, include)
+    x = torch.randint(0, 256, (2, 3, *extents), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    sums = sum_pool(x, 100, kernel, stride, padding, ceil_mode)
+    multiplier, shift = multipliers((1 / counts).flatten().tolist())
+    got = requantize(sums, multiplier.reshape(counts.shape), shift.reshape(counts.shape), 0, 100, 0, 255, torch.uint8)
+    exact = AVERAGE[rank](x.double() - 100, kernel, stride, padding, ceil_mode, include)
+    assert float((got.double() - 100 - exact).abs().max()) <= 0.5 + 1e-6
