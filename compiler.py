@@ -94,6 +94,11 @@ def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None) -> 
             f"example_inputs is a {type(inputs).__name__}, not a tuple of the model's arguments.",
             "Give (x, y) for model(x, y), ({...},) for model({...}), or example_kwargs={...} for inputs by name.",
         )
+    if not (kwargs is None or isinstance(kwargs, Mapping)):
+        raise OptionError(
+            f"example_kwargs is a {type(kwargs).__name__}, not a dict of inputs by name.",
+            "Give {'mask': mask} for model(..., mask=mask), or leave it out.",
+        )
     return capture(model, () if inputs is None else inputs, kwargs)
 
 
@@ -133,6 +138,8 @@ def pipeline(passes: str | Iterable[Step]) -> tuple[Step, ...]:
     """A pipeline by name, or the list of passes that was given."""
     if isinstance(passes, str):
         return named_pipeline(passes)
+    if not isinstance(passes, Iterable):
+        raise OptionError(f"passes={passes!r} is no list of passes.", "Give a pipeline's name, or a list of passes.")
     steps = tuple(passes)
     for step in steps:
         if not isinstance(step, Pass | Repeat):

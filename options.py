@@ -17,6 +17,9 @@ from .errors import DynamicShapeError, OptionError
 Progress = Callable[[str, int, int], None]
 """Called as (what is done, how many are done, how many there are). What follows a colon in the first may change."""
 
+MOST_THREADS = 1024
+"""More would be started all the same, and take all memory for their stacks."""
+
 _SCALES = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -65,6 +68,15 @@ def parse_seconds(text: str) -> float:
         raise OptionError(f"{text!r} is not a time.", "Give seconds or minutes, as in 90, 90s or 2m.") from None
 
 
+def check_thread_count(threads: object) -> None:
+    """Refuse what is no number of threads, or one that no machine could start."""
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= MOST_THREADS:
+        raise OptionError(
+            f"threads={threads!r} is not a number of threads from 1 to {MOST_THREADS}.",
+            "Give as many as there are cores, or None for all that this process may use.",
+        )
+
+
 def _check_available(options: Options) -> None:
     """Refuse, by name, what planish does not do yet."""
     if options.dynamic_shapes:
@@ -103,9 +115,8 @@ def _check_values(options: Options) -> None:
             f"numerics={options.numerics!r} is neither 'fast' nor 'strict'.",
             "Give 'strict' for direct kernels only, which keep NaN and inf where they are, or leave it out.",
         )
-    threads = options.threads
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise OptionError(f"threads={threads!r} is not a number of threads.", "Give 1 or more, or None for all cores.")
+    if options.threads is not None:
+        check_thread_count(options.threads)
     if not isinstance(options.verify, bool):
         raise OptionError(f"verify={options.verify!r} is neither True nor False.", "Give verify=True or leave it out.")
     progress = options.progress

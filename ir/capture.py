@@ -56,6 +56,8 @@ def capture(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None,
         raise ModelError(
             f"A {type(model).__qualname__} is not a model.", "Pass an nn.Module, an ExportedProgram or a .pt2 file."
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(f"{type(model).__qualname__} is TorchScript, which has no layers to capture.", _NO_SCRIPT)
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     _refuse_train_mode(model)
     _check_examples(args, dict(kwargs or {}))
@@ -63,6 +65,9 @@ def capture(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None,
         refuse_unreadable(path, tensor)
     exported = _export(model, args, dict(kwargs or {}))
     return unlift(exported, forward_parameters(model.forward), name or type(model).__name__, {})
+
+
+_NO_SCRIPT = "Pass the nn.Module that it was made from, or a program of torch.export."
 
 
 def capture_exported(exported: ExportedProgram, *, name: str | None = None) -> Program:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import ArtifactError, OutputError
+from ...errors import ArtifactError, OptionError, OutputError
 
 
 def write_atomically(path: str | os.PathLike[str], fill: Callable[[BinaryIO], None], sync: bool = True) -> None:
@@ -24,6 +24,7 @@ def write_atomically(path: str | os.PathLike[str], fill: Callable[[BinaryIO], No
 
     Raises OutputError if that cannot be done; no part of a file is left behind.
     """
+    check_path(path)
     target = Path(os.path.realpath(path))
     with _output_errors(path):
         mode = _mode(target)
@@ -69,6 +70,7 @@ def _unnamed_file(target: Path) -> Iterator[tuple[BinaryIO, Callable[[], None]]]
 
 def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
     """Map a regular file; pages are shared with every other reader. Raises ArtifactError."""
+    check_path(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             kind = "a folder" if os.path.isdir(path) else "not a regular file"
@@ -80,6 +82,12 @@ def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ArtifactError(f"{path} cannot be read: {reason}.", "Check the path and its permissions.") from None
+
+
+def check_path(path: object) -> None:
+    """Refuse what is no path; a number would be taken for a descriptor, and that closed."""
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(f"{path!r} is not a path.", "Give the name of a file, as a string or a pathlib.Path.")
 
 
 def map_descriptor(descriptor: int, name: str) -> mmap.mmap:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ArtifactError, CpuFeatureError, InputError
+from ...errors import ArtifactError, CpuFeatureError, InputError, OptionError
 from ...ir.report import PassReport
 from ...ir.signature import Signature, TensorSpec
 from . import selftest, tensors
@@ -123,6 +123,13 @@ class Compiled:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artifact, whole or not at all. Raises OutputError."""
         self._artifact.save(path)
+
+    def __reduce__(self) -> str:
+        """No pickles and no copies: the file is what travels."""
+        raise OptionError(
+            "A Compiled holds machine code and cannot be pickled or copied.",
+            "Save it, and call planish.load with that path where it is needed; threads may share one Compiled.",
+        )
 
     def profile(self, *args: Any, runs: int = 10, **kwargs: Any) -> Profile:
         """Time each kernel call on these inputs, by layer, beside the machine's limits; medians of `runs` calls."""

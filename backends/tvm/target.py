@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import OptionError, TargetError
-from .cpu import ARCHITECTURES, architecture, available_threads, relevant
+from ...errors import TargetError
+from .cpu import ARCHITECTURES, architecture, relevant
+from .threads import check_threads
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Target:
         if found:  # a virtual machine may hide features that the cpu's name promises
             absent = {f for f, present in found.items() if not present}
             features = (features - absent) | relevant(architecture(), (f for f in found if found[f]))
-        return Target(triple, cpu, features, _threads(threads))
+        return Target(triple, cpu, features, check_threads(threads))
 
 
 def parse_target(spec: str = "native", threads: int | None = None) -> Target:
@@ -84,15 +85,7 @@ def parse_target(spec: str = "native", threads: int | None = None) -> Target:
     arch, cpu = (architecture(head), cpu) if colon else (architecture(), head)
     triple = _triple(arch)
     _check_cpu(triple, cpu)
-    return Target(triple, cpu, _cpu_features(triple, cpu), _threads(threads))
-
-
-def _threads(threads: int | None) -> int:
-    if threads is None:
-        return available_threads()
-    if threads < 1:
-        raise OptionError(f"threads={threads} is not a number of threads.", "Give 1 or more, or None for all cores.")
-    return threads
+    return Target(triple, cpu, _cpu_features(triple, cpu), check_threads(threads))
 
 
 def _triple(arch: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ...errors import OptionError
+from ...options import check_thread_count
 from .cpu import available_threads
 
 T = TypeVar("T")
@@ -48,8 +48,7 @@ def check_threads(threads: int | None) -> int:
     """The number of threads asked for; all cores of the process by default."""
     if threads is None:
         return available_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise OptionError(f"threads={threads!r} is not a number of threads.", "Give 1 or more, or None for all cores.")
+    check_thread_count(threads)
     return threads
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +128,9 @@ def test_rewrite_goes_on_with_a_program(small: Small) -> None:
     assert len(planish.rewrite(normalized, passes=[]).report) == len(NORMALIZE)
 
 
-@pytest.mark.parametrize(("passes", "said"), [("exakt", "no pipeline 'exakt'"), ([3], "holds 3"), ([int], "holds int")])
+@pytest.mark.parametrize(
+    ("passes", "said"), [("exakt", "no pipeline 'exakt'"), ([3], "holds 3"), ([int], "holds int"), (3, "passes=3")]
+)
 def test_passes_that_are_none(small: Small, passes: Any, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         planish.rewrite(small, small_inputs(), passes=passes)
@@ -173,6 +178,34 @@ def test_no_model() -> None:
 def test_example_inputs_that_are_no_tuple(small: Small, inputs: Any) -> None:
     with pytest.raises(OptionError, match="example_kwargs"):
         planish.compile(small, inputs)
+
+
+def test_example_kwargs_that_are_no_dict(small: Small) -> None:
+    with pytest.raises(OptionError, match="example_kwargs is a Tensor"):
+        planish.compile(small, small_inputs(), example_kwargs=torch.zeros(1))  # type: ignore[arg-type]
+
+
+def test_torchscript_is_refused_by_name(small: Small) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.trace(small, small_inputs(), strict=False)
+    with pytest.raises(ModelError, match="is TorchScript"):
+        planish.compile(scripted, small_inputs())
+
+
+@pytest.mark.parametrize("path", [None, 3, b"small.planish"])
+def test_paths_that_are_none(small_file: Path, path: Any) -> None:
+    with pytest.raises(OptionError, match="is not a path"):
+        planish.load(path)
+    with pytest.raises(OptionError, match="is not a path"):
+        planish.load(small_file).save(path)
+
+
+def test_compiled_models_are_neither_pickled_nor_copied(small_file: Path) -> None:
+    compiled = planish.load(small_file)
+    for copied in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(OptionError, match="cannot be pickled or copied"):
+            copied(compiled)
 
 
 def test_unknown_targets(small: Small) -> None:

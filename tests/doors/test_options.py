@@ -44,6 +44,7 @@ def test_times_may_be_written_with_their_unit(text: str, seconds: float) -> None
         ({"threads": 0}, "threads=0"),
         ({"threads": 1.5}, "threads=1.5"),
         ({"threads": True}, "threads=True"),
+        ({"threads": 10**6}, "threads=1000000 is not a number of threads from 1 to 1024"),
         ({"target": 3}, "target=3"),
         ({"verify": "yes"}, "verify='yes'"),
         ({"progress": "bar"}, "progress='bar'"),

@@ -143,7 +143,7 @@ def test_default_is_the_cores_of_the_process(path: Path) -> None:
     assert load(path).threads == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 1025])
 def test_threads_that_are_no_number(path: Path, threads: object) -> None:
     with pytest.raises(OptionError, match="is not a number of threads"):
         load(path, threads=threads)  # type: ignore[arg-type]
