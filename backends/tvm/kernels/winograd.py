@@ -33,9 +33,11 @@ from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands,
 from ..ops.lanes import once
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .accumulate import Accumulators, part_end
+from .ahead import LINE, look_ahead
 from .bfloat16 import has_dot
 from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
+from .tiles import L2_BYTES
 from .window import Axis, Run, runs
 from .winograd_cost import Blocking, blocking_of, blockings_to_try, pays, plan_blocking, suits
 from .winograd_points import apply, matrices
@@ -109,6 +111,9 @@ class _Kernel:
         height, width = conv.axes[1:]
         tiles = -(-height.out // self.form.height.outputs), -(-width.out // self.form.width.outputs)
         self.grid = (conv.batch, *tiles)
+        matrix = 4 * conv.channels * self.columns
+        large = matrix * self.form.points * blocking.chunks > L2_BYTES
+        self.ahead = matrix // LINE if large else 0  # while one matrix is multiplied, the next one comes
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -204,6 +209,7 @@ class _Kernel:
         acc = Accumulators(f, run.width, self.blocking.blocks, self.block, parts > 1)
         acc.start(lambda b, v: const(0.0))
         with f.serial(parts) as part, acc.part(), f.serial(part_end(f, part, size, channels), part * size) as c:
+            look_ahead(f, f.weights[0], (*place, c), self.ahead)
             for i in range(run.width):
                 for b in range(self.blocking.blocks):
                     acc.add(i, b, patches[p, start + i, c], f.weights[0], (*place, c, b))

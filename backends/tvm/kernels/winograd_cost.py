@@ -57,13 +57,6 @@ _DIRECT = 0.97
 _GAIN = 0.9
 """Share of direct convolution's time below which the larger rounding error and more memory are worth it."""
 
-_GAIN_DOTS = 0.8
-"""The same where direct convolution multiplies pairs: of half the arithmetic, less hides behind memory.
-
-Measured in networks, of direct convolution's time: 0.60 to 0.66 for models of 0.6 to 0.66; 0.85, 0.98 and 1.13 for
-models of 0.82, whose weights are transformed to 5 and 9 MB.
-"""
-
 _ONE_FMA = ("znver4",)
 """CPUs that make one full vector multiply-add a cycle; all others with 256 bits or more make two."""
 
@@ -220,7 +213,7 @@ def pays(conv: Conv, target: Target, m: int = 4, dots: bool = False) -> bool:
     taps = prod(a.kernel for a in conv.axes)
     pair = 2 if dots else 1
     direct = _from_memory(_direct_cycles(conv, target) / pair, conv, taps / pair)
-    return times[m] == min(times.values()) and times[m] < (_GAIN_DOTS if dots else _GAIN) * direct
+    return times[m] == min(times.values()) and times[m] < _GAIN * direct
 
 
 def _network_cycles(conv: Conv, m: int, target: Target) -> float:
