@@ -1,1 +1,1 @@
-"""Quantization: what calibration sees of a value, and which range of codes follows."""
+"""Quantization: what calibration sees of values, which ranges and codes follow."""
