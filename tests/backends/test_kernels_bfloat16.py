@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_case import HOST, check, randn
+from kernel_case import HOST, check, make_task, randn
 
 from planish.backends.tvm.kernels.bfloat16 import has_dot
 from planish.backends.tvm.kernels.conv_direct import ConvDirect
@@ -84,6 +84,14 @@ def test_direct_convolution_of_images(x: Sequence[int], w: Sequence[int], option
     image[0, 0, 1, -1] = float("nan")
     exact = fn(image.double(), *(t.double() for t in weights))
     assert torch.equal(built.run([image, *weights]).isnan(), exact.isnan())
+
+
+@pytest.mark.skipif(not DOTS, reason="no dot product")
+def test_a_pair_that_is_made_serves_several_blocks() -> None:
+    """Of three taps the last has no neighbour: 16x1 would make 16 pairs for as many products, 5x3 makes 5 for 15."""
+    inputs = [half(1, 3, 224, 224), half(48, 3, 3, 3), half(48)]
+    task = make_task(conv(stride=2, pad=1), inputs, [1, 2], anchor=aten.convolution.default)
+    assert ConvDirect().space(task)[0]["tile"] == "5x3"
 
 
 @pytest.mark.parametrize("m", [2, 4])

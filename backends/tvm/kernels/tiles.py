@@ -1,6 +1,6 @@
 """The register tile: how many pixels (rows) times how many channel blocks (columns) are accumulated at once.
 
-    cycles(tile) = max(fma, rows/2 + 2 weights, latency) + loop + wait weights
+    cycles(tile) = max(fma, broadcast rows + 2 weights, latency) + loop + wait weights
     choose the least sum over all tiles and threads
 
 Two scalars are broadcast in a cycle, a vector of weights comes from the second-level cache in two. Measured: 14 to
@@ -70,7 +70,8 @@ class Product:
 
     `outer` independent such products run in parallel; with `split_rows` the tiles of one do, too. `row_bytes` is
     the distance of neighbouring rows in memory: eight or more rows 4096 bytes apart fall into one set of an
-    eight-way first-level cache. A step waits `wait` cycles for each of its vectors of weights.
+    eight-way first-level cache. A step waits `wait` cycles for each of its vectors of weights, and the scalar of a row
+    takes `broadcast` cycles.
     """
 
     rows: int
@@ -80,6 +81,7 @@ class Product:
     split_rows: bool = False
     row_bytes: int = 64
     wait: float = 0.0
+    broadcast: float = 0.5
 
 
 def choose(product: Product, target: Target, block: int) -> Tile:
@@ -114,7 +116,7 @@ def _cost(tile: Tile, product: Product, target: Target) -> tuple[float, float]:
     """Cycles of one step of all sums, then the vectors a step reads."""
     vectors = tile.blocks * max(1, tile.block // target.lanes)
     widths = split_evenly(product.rows, tile.rows)
-    total = sum(_cycles(width, vectors, product.row_bytes, product.wait) for width in widths)
+    total = sum(_cycles(width, vectors, product) for width in widths)
     if tile.columns * product.depth * 4 > 2 * L2_BYTES:
         total += len(widths) * vectors
     chunks = product.blocks // tile.blocks
@@ -123,7 +125,8 @@ def _cost(tile: Tile, product: Product, target: Target) -> tuple[float, float]:
     return total * chunks * waves, tile.rows / 2 + 2 * vectors
 
 
-def _cycles(rows: int, vectors: int, row_bytes: int, wait: float) -> float:
+def _cycles(rows: int, vectors: int, product: Product) -> float:
     """Cycles of one step of the sum of a tile."""
-    crowded = rows if row_bytes % 4096 == 0 and rows > 6 else 0
-    return max(rows * vectors, rows / 2 + 2 * vectors, _LATENCY) + _LOOP + wait * vectors + crowded
+    crowded = rows if product.row_bytes % 4096 == 0 and rows > 6 else 0
+    loads = rows * product.broadcast + 2 * vectors
+    return max(rows * vectors, loads, _LATENCY) + _LOOP + product.wait * vectors + crowded
