@@ -86,6 +86,7 @@ FOLD: tuple[Pass, ...] = (
     CanonicalizeSlices(),  # gathers whose places were an expression are gathers at constant places now
     CanonicalizeLinear(),  # a product with a matrix that was computed is a linear layer now
     FoldConstants(),  # the transposes this made
+    MergeViews(),  # the reshapes that flattened rows for a product and gave them their shape back
     FoldAffineBackward(),  # before forward: a producer takes an affine at no condition on padding
     UnstackMeans(),  # makes sums of what merge_branches adds up
     MergeBranches(),  # reads the affines on identity branches that no producer could take; before they go elsewhere

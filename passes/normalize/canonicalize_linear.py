@@ -1,7 +1,7 @@
 """canonicalize_linear: products with a constant matrix are `linear`, all others `matmul`.
 
     addmm(b, x, w.t()) == linear(x, w, b);   x @ c == linear(x, c.t());   bmm(x, y) == matmul(x, y)
-    reshape(linear(reshape(x, rows))) == reshape(linear(x))
+    linear(reshape(x)) == reshape(linear(x))      where rows were flattened, and get their shape back behind it
 
 Conditions:
 - `linear` needs a constant right operand that is one matrix; a transposed constant is read through, any other one
@@ -51,6 +51,9 @@ def product(node: fx.Node, program: Program) -> Verdict:
 def linear(node: fx.Node, program: Program) -> Verdict:
     """`linear` itself, unless its weight is no matrix."""
     x, weight, bias = args_of(node)[0], args_of(node)[1], arguments(node)["bias"]
+    if len(shape_of(weight)) == 2 and (rows := _flattened(node, x)) is not None:
+        whole = call(aten.linear.default, rows, weight, bias)
+        return replace_by(node, call(aten.reshape.default, whole, shape_of(node)))
     if len(shape_of(weight)) == 2:
         return replace_by(node, call(aten.linear.default, x, weight, bias))
     result: Expr = call(aten.matmul.default, x, weight)
@@ -97,20 +100,25 @@ def outer(node: fx.Node, program: Program) -> Verdict:
     return replace_by(node, call(aten.mul.Tensor, call(aten.reshape.default, column, [length, 1]), row))
 
 
-def reshaped(node: fx.Node, program: Program) -> Verdict:
-    """A reshape of a linear layer over flattened rows: the layer takes the rows as they are."""
-    layer = args_of(node)[0]
-    if not is_call(layer, aten.linear.default) or len(layer.users) > 1:
+def _flattened(node: fx.Node, x: fx.Node) -> fx.Node | None:
+    """The rows that were flattened for a linear layer, if what comes out gets their shape back."""
+    if not is_call(x, aten.reshape.default):
         return None
-    flat = args_of(layer)[0]
-    if not is_call(flat, aten.reshape.default):
-        return None
-    rows, shape = args_of(flat)[0], shape_of(args_of(flat)[0])
-    if len(shape) < 2 or shape[-1] != shape_of(flat)[-1]:
-        return None
-    whole = call(aten.linear.default, rows, *args_of(layer)[1:])
-    same = [*shape[:-1], shape_of(layer)[-1]] == shape_of(node)
-    return replace_by(node, whole if same else call(aten.reshape.default, whole, shape_of(node)), layer)
+    rows: fx.Node = args_of(x)[0]
+    shape = shape_of(rows)
+    whole = len(shape) > 1 and shape[-1] == shape_of(x)[-1] and _is_undone(node, shape[:-1])
+    return rows if whole else None
+
+
+def _is_undone(flat: fx.Node, leading: list[int]) -> bool:
+    """Say whether all readers, perhaps behind more linear layers, are reshapes to these leading dimensions."""
+    return bool(flat.users) and all(_undoes(user, flat, leading) for user in flat.users)
+
+
+def _undoes(user: fx.Node, flat: fx.Node, leading: list[int]) -> bool:
+    if is_call(user, aten.reshape.default) and shape_of(user)[-1:] == shape_of(flat)[-1:]:
+        return shape_of(user)[:-1] == leading or _is_undone(user, leading)
+    return is_call(user, aten.linear.default) and user.args[0] is flat and _is_undone(user, leading)
 
 
 def _product(left: Any, right: Any) -> Expr:
@@ -164,7 +172,6 @@ TABLE: Mapping[Any, Respell] = {
     aten.addbmm.default: summed_product,
     aten._trilinear.default: trilinear,
     aten.outer.default: outer,
-    aten.reshape.default: reshaped,
 }
 
 
