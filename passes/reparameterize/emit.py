@@ -6,6 +6,7 @@ an addition of a map behind the convolution. Cast once, from float64 to the weig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,14 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Emitted:
-    """An expression and what it costs: extra elementwise passes over the output beside the operator itself."""
+    """An expression and what it costs: extra elementwise passes beside the operator itself.
+
+    `padded` are the elements that an explicit pad writes, if one of the passes is a pad.
+    """
 
     expr: Expr
     passes: int = 0
+    padded: int = 0
 
 
 def emit(op: Linear, source: fx.Node, space: Space, covers: Sequence[fx.Node]) -> Emitted | str:
@@ -55,12 +60,14 @@ def _convolution(
 ) -> Emitted | str:
     """A convolution, behind an explicit pad if there was one before, with a map behind it if the bias is one."""
     x: Expr = source
-    padding, passes = list(op.low), 0
+    padding, passes, padded = list(op.low), 0, 0
     if not _pads_by_itself(op):
         if not any(n.target is aten.constant_pad_nd.default for n in covers):
             return "it would have to pad more at one end than at the other"
         widths = [width for pair in zip(reversed(op.low), reversed(op.high), strict=True) for width in pair]
         x, padding, passes = Call(aten.constant_pad_nd.default, (source, widths, 0.0)), [0] * op.rank, 1
+        extents = (sum(sizes) for sizes in zip(op.source, op.low, op.high, strict=True))
+        padded = math.prod((*value(source).shape[: -op.rank], *extents))
     flat = op.uniform(0.0)
     parts = _parameters(op, op.flat_bias() if flat else None, stem, dtype)
     if isinstance(parts, str):
@@ -68,8 +75,8 @@ def _convolution(
     geometry = (list(op.stride), padding, list(op.dilation), False, [0] * op.rank, op.groups)
     call = Call(CONVOLUTION, (x, *parts, *geometry))
     if flat:
-        return Emitted(call, passes)
-    return Emitted(Call(aten.add.Tensor, (call, Weight(f"{_stem(stem)}map", op.bias.to(dtype)))), passes + 1)
+        return Emitted(call, passes, padded)
+    return Emitted(Call(aten.add.Tensor, (call, Weight(f"{_stem(stem)}map", op.bias.to(dtype)))), passes + 1, padded)
 
 
 def _pads_by_itself(op: Linear) -> bool:

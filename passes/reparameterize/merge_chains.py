@@ -107,7 +107,9 @@ def _written(
     written = emit(op, source, read.space, covers)
     if isinstance(written, str):
         return written
-    saved = sum(map(read.work, covers)) - op.work * read.space.samples(node)
-    if written.passes and saved < 2 * written.passes * value(node).numel():
+    saved = sum(map(read.work, covers)) - op.work * read.space.samples(node) - written.padded
+    if written.padded and saved <= 0:
+        return "the one operator would need a pad of its own, which costs what is saved"
+    if saved < 2 * (written.passes - bool(written.padded)) * value(node).numel():
         return "its bias differs from place to place, and adding that costs what is saved"
     return Replacement({node: written.expr}, covers=tuple(covers[1:]))

@@ -152,3 +152,24 @@ def test_a_crop_that_no_padding_stands_for_stays() -> None:
     }"""
     after, applied, _ = rewritten(MERGE, text)
     assert (op_names(after), applied) == (["slice", "convolution"], [])
+
+
+def test_a_pad_that_would_have_to_be_made_again_stays() -> None:
+    text = """program(%x: f64[1, 2, 6, 5]) normalized {
+      @w: f64[1, 2, 1, 1]
+      %pad: f64[1, 2, 8, 8] = constant_pad_nd(%x, [2, 1, 0, 2], 0)
+      %y: f64[1, 1, 8, 8] = convolution(%pad, @w, none, [1, 1], [0, 0], [1, 1], false, [0, 0], 1)
+      return %y
+    }"""
+    assert rewritten(MergeChains(), text)[1] == []
+
+
+def test_two_uneven_pads_become_one() -> None:
+    text = """program(%x: f64[1, 2, 6, 5]) normalized {
+      @w: f64[1, 2, 1, 1]
+      %pad: f64[1, 2, 8, 8] = constant_pad_nd(%x, [2, 1, 0, 2], 0)
+      %more: f64[1, 2, 9, 8] = constant_pad_nd(%pad, [0, 0, 0, 1], 0)
+      %y: f64[1, 1, 9, 8] = convolution(%more, @w, none, [1, 1], [0, 0], [1, 1], false, [0, 0], 1)
+      return %y
+    }"""
+    assert op_names(rewritten(MergeChains(), text)[0]) == ["constant_pad_nd", "convolution"]
