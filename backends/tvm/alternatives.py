@@ -15,7 +15,8 @@ from math import prod
 
 from ...errors import CodegenError
 from .addresses import Reads, reads_of
-from .plan import PLAIN, Layout, Value, itemsize, physical_shape, same_memory
+from .generic.turned import TURNED_BYTES
+from .plan import PLAIN, Layout, Value, computed_dtype, itemsize, physical_shape, same_memory
 from .target import Target
 from .template import Refused, Task, Template, Wants
 
@@ -23,8 +24,10 @@ LAUNCH = 2e-6
 """Starting a kernel."""
 _MOVE = 1 / 40e9
 """Reading or writing a byte in its order."""
-_GATHER = 1 / 80e9
-"""What reading a byte out of its order costs more."""
+_TURN = 1 / 50e9
+"""What reading a byte across the result's vectors costs more, where tiles are turned in registers."""
+_GATHER = 1 / 15e9
+"""The same, where elements are gathered one by one."""
 _SECOND_CHOICE = 1e-8
 """Between layouts that a template takes alike, the one that it names first."""
 
@@ -136,7 +139,10 @@ def _reading(task: Task, position: int, layout: Layout, output: Layout, pure: _P
         in_order = pure[layout, output].strides()[position] in (0, 1)
     else:
         in_order = layout == output or value.shape != task.output.shape
-    return padding + (0.0 if in_order else _size(value) * _GATHER)
+    if in_order:
+        return padding
+    turned = (layout, output) in pure and itemsize(computed_dtype(value.dtype)) == TURNED_BYTES
+    return padding + _size(value) * (_TURN if turned else _GATHER)
 
 
 def _aliases(task: Task, pure: _PureReads) -> list[Alternative]:

@@ -115,6 +115,36 @@ def test_pointwise_regions_take_and_make_anything() -> None:
     assert found == [("generic", output, {0: LAYOUTS, 1: LAYOUTS}) for output in LAYOUTS]
 
 
+def reading(fn: Any, shapes: list[tuple[int, ...]], output: Layout, read: Layout, **options: Any) -> float:
+    """What reading the first input in a layout costs a region that makes another, per byte, in 1e-12 s."""
+    task = make_task(fn, [torch.empty(shape, dtype=torch.float32) for shape in shapes], **options)
+    way = next(a for a in alternatives(task, TEMPLATES) if a.output == output and read in a.reads[0])
+    here = min(way.reads[0].values())
+    return (way.reads[0][read] - here) / (torch.Size(shapes[0]).numel() * 4) * 1e12
+
+
+def test_what_lies_across_costs_less_than_a_conversion_and_more_than_nothing() -> None:
+    """Turned in registers, 50 bytes take 1e-9 s: two readers cost less than one conversion, three cost more."""
+    shape, whole = (8, 64, 32, 32), 8 * 64 * 32 * 32 * 4
+    for output, other in ((PLAIN, BLOCKED), (BLOCKED, PLAIN)):
+        cost = reading(lambda a, b: aten.add.Tensor(a, b), [shape] * 2, output, other, kind="pointwise")
+        assert cost == pytest.approx(20, rel=0.01)
+    value = value_of_shape(shape)
+    assert 2 * 20e-12 * whole < conversion_seconds(value, PLAIN, BLOCKED) < 3 * 20e-12 * whole
+
+
+def value_of_shape(shape: tuple[int, ...]) -> Any:
+    node = fx.Graph().placeholder("x")
+    node.meta["val"] = torch.empty(shape, device="meta")
+    return value_of(node)
+
+
+def test_what_is_gathered_costs_more_than_what_is_turned() -> None:
+    """Running sums keep their order: nothing is turned."""
+    cost = reading(lambda x: aten.cumsum.default(x, 1), [(8, 64, 32, 32)], PLAIN, BLOCKED, kind="other")
+    assert cost == pytest.approx(1e12 / 15e9, rel=0.01)
+
+
 def test_a_mean_is_taken_as_it_lies() -> None:
     found = offered(lambda x: aten.mean.dim(x, [2, 3]), [(1, 32, 8, 8)], anchor=aten.mean.dim, kind="reduce")
     assert found == [("generic", PLAIN, {0: (PLAIN,)}), ("spatial_mean", PLAIN, {0: (BLOCKED,)})]

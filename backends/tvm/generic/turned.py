@@ -22,6 +22,9 @@ from .access import flatten, lane_strides, variable
 from .region import RegionBuilder
 from .stage import Stage
 
+TURNED_BYTES = 4
+"""Bytes of an element of what is turned, as kernels compute with it: a bfloat16 is a float32 by then."""
+
 _LEAST = 4
 """Elements that a tile must have each way."""
 
@@ -127,7 +130,7 @@ def _is_turnable(b: RegionBuilder, stage: Stage, operand: int) -> bool:
     position = [variable(b.f.analyzer, e) for e in stage.domain.extents]
     mine = [address for number, address in _addresses(b, stage, position) if number == operand]
     alike = all(b.f.analyzer.can_prove_equal(address, mine[0]) for address in mine)
-    return alike and itemsize(str(b.f.inputs[operand].dtype)) == 4
+    return alike and itemsize(str(b.f.inputs[operand].dtype)) == TURNED_BYTES
 
 
 class Tiles:
@@ -139,7 +142,7 @@ class Tiles:
         """Nothing is emitted yet."""
         self._b, self._f, self._stage, self._turn, self._put = b, b.f, stage, turn, put
         self._block = b.f.task.target.block
-        self._held = _STACK // (4 * self._block)
+        self._held = _STACK // (TURNED_BYTES * self._block)
         self._extents = stage.domain.extents
         self._rows, self._columns = (prod(self._extents[d] for d in group) for group in (turn.across, turn.along))
 
