@@ -112,6 +112,8 @@ def _may_overwrite(
     root, _ = shares.root(operand)
     if root in fixed or shares.root(use.output) != (use.output, 0) or sizes[use.output] != sizes[operand]:
         return False
+    if shares.placed.get(root) and use.output in {shares.root(name)[0] for name in results}:
+        return False  # as above: parts made inside a concatenation would lie in a result's memory
     if root == use.output or any(name != operand and shares.root(name)[0] == root for name in use.reads):
         return False
     later = {name for other in uses[step + 1 :] for name in other.reads}.union(results)

@@ -96,6 +96,9 @@ def test_every_value_is_whole_when_it_is_read(block: int) -> None:
         steps = random_steps(seed)
         shares = share(steps.uses, steps.sizes, steps.fixed, steps.results)
         steps.run(shares)
+        kept = {shares.root(name)[0] for name in steps.results}
+        for name, root in ((name, shares.root(name)[0]) for name in steps.sizes):
+            assert root not in kept or steps.sizes[name] == steps.sizes[root], "a result has memory of its own size"
         overwritten += len(shares.overwritten)
         placed += sum(map(len, shares.placed.values()))
     assert overwritten > 100
@@ -166,6 +169,15 @@ def test_listed_again_the_parts_move_together() -> None:
     steps[-1] = cat("ac", "a", "c")  # b lies where c belongs: only c is made there
     shares = decided(*steps, Use("d", ("ac",)), sizes=sizes, results={"d"})
     assert shares.placed["ac"] == ("c",)
+
+
+def test_a_result_takes_no_place_that_holds_parts() -> None:
+    sizes = {"x": 128, "a": 64, "b": 64, "ab": 128, "sum": 128, "end": 128}
+    steps = [Use("a", ("x",)), Use("b", ("x",)), cat("ab", "a", "b")]
+    steps += [Use("sum", ("ab",), overwrites=("ab",)), Use("end", ("sum",), overwrites=("sum",))]
+    shares = decided(*steps, sizes=sizes, results={"end"})
+    assert shares.placed["ab"] == ("a", "b")
+    assert shares.overwritten == {"sum": "ab"}
 
 
 def test_parts_of_inputs_and_results_are_copied() -> None:
