@@ -2,8 +2,9 @@
 
     range(value) = observer(value of batch 1, value of batch 2, ...)
 
-A group of values with one scale (`ir.scales`) has one observer, which sees the members that are not others' elements only
-moved. Memory is that of one forward pass and one observer a group, whatever the number of batches.
+A group of values with one scale (`ir.scales`) has one observer. It sees the members that are computed and not moved,
+because the others hold the same elements. Memory is that of one forward pass and one observer a group, however many
+batches there are.
 """
 
 from __future__ import annotations
