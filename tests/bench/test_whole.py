@@ -30,3 +30,28 @@ def test_a_benchmark(name: str, more: list[str], tmp_path: Path) -> None:
     if name == "latency":
         assert (tmp_path / "latency-float32-batch-1-2-threads.svg").is_file()
         assert rows["peak"]["flops"] > 0
+
+
+@pytest.mark.bars
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("tune_mode", ["--models", "resnet18", "--batch", "4", "--against", "eval"]),
+        ("merged", ["--models", "repvgg_a0,mobileone_s0,fastvit_t8"]),
+        ("norms", []),
+    ],
+)
+def test_a_benchmark_of_rewrites(name: str, more: list[str], tmp_path: Path) -> None:
+    files = ["--json", str(tmp_path / "x.json"), "--page", str(tmp_path / "x.md")]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--size", "small", "--rounds", "2", "--seconds", "0.05"]
+    done = subprocess.run([*command, *more, *files], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert all(row["error"] < 1e-5 for row in found["results"])
+    assert done.stdout.strip() in (tmp_path / "x.md").read_text()
+    if name == "tune_mode":
+        kept = {row["engine"]: row["saved_bytes"] for row in found["results"]}
+        assert 0 < kept["tune"] <= 0.6 * kept["eval"]
+        assert all(float(check["tune"]) < 1e-12 for check in found["gradients"])
+    if name == "merged":
+        assert found["same_kernels"] == {"repvgg_a0": True, "mobileone_s0": True, "fastvit_t8": True}
