@@ -1,7 +1,7 @@
 """canonicalize_slices: one op for reading a part, one for putting parts together.
 
     select, narrow, split, chunk, unbind, ... == slice(x, dim, start, end, step);   stack == reshape, cat;
-    slice_scatter, select_scatter == cat of what stays and what is put in
+    slice_scatter, select_scatter == cat of what stays and what is put in;   x[mask] = v is where(mask, v, x)
 
 Conditions:
 - bounds are non-negative and within the extent, dimensions counted from the front;
@@ -239,6 +239,21 @@ def _replace_part(x: Any, source: Expr, dim: int, start: int, end: int) -> Expr:
     return source if len(parts) == 1 else call(aten.cat.default, parts, dim)
 
 
+def masked_write(node: fx.Node, program: Program) -> Verdict:
+    """x[mask] = v is where(mask, v, x), if v does not depend on how many places the mask picks."""
+    x, places, value, accumulate = args_of(node)[:4]
+    leading = next((i for i, place in enumerate(places) if place is not None), len(places))
+    mask = places[leading] if len(places) == leading + 1 else None
+    if mask is None or value_of(mask).dtype is not torch.bool:
+        return None
+    inner = len(shape_of(x)) - leading - len(shape_of(mask))
+    if value_of(value).numel() != 1 and len(shape_of(value)) > inner:
+        return None
+    spread = call(aten.reshape.default, mask, [*[1] * leading, *shape_of(mask), *[1] * inner])
+    new: Expr = value if len(shape_of(value)) <= inner else call(aten.reshape.default, value, [])
+    return replace_by(node, call(aten.where.self, spread, call(aten.add.Tensor, x, new) if accumulate else new, x))
+
+
 TABLE: Mapping[Any, Respell] = {
     aten.slice.Tensor: slice_,
     aten.slice_copy.Tensor: slice_,
@@ -259,6 +274,8 @@ TABLE: Mapping[Any, Respell] = {
     aten.gather.default: dim_argument,
     aten.index.Tensor: index,
     aten._unsafe_index.Tensor: index,
+    aten.index_put.default: masked_write,
+    aten._unsafe_index_put.default: masked_write,
     aten.flip.default: flip,
     aten.roll.default: roll,
 }

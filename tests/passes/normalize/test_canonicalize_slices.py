@@ -66,6 +66,29 @@ def test_spelling(call: str, wanted: list[str]) -> None:
     assert spelled(CanonicalizeSlices(), inputs, call, *used) == wanted
 
 
+@pytest.mark.parametrize(
+    ("call", "wanted"),
+    [
+        ("index_put(%x, [%every], %one)", ["reshape(%every, [4, 6])", "where.self(#0, %one, %x)"]),
+        ("index_put(%x, [%few], %row)", ["reshape(%few, [4, 1])", "where.self(#0, %row, %x)"]),
+        (
+            "index_put(%x, [none, %columns], %single, true)",
+            [
+                "reshape(%columns, [1, 6])",
+                "reshape(%single, [])",
+                "add.Tensor(%x, #1)",
+                "where.self(#0, #2, %x)",
+            ],
+        ),
+        ("index_put(%x, [%places], %one)", ["index_put(%x, [%places], %one)"]),
+    ],
+)
+def test_writes_under_a_mask(call: str, wanted: list[str]) -> None:
+    masks = "%every: bool[4, 6], %few: bool[4], %columns: bool[6], %places: i64[4, 6]"
+    inputs = f"%x: f32[4, 6], {masks}, %one: f32[], %single: f32[1], %row: f32[6]"
+    assert spelled(CanonicalizeSlices(), inputs, call) == wanted
+
+
 def test_flat_places_count_rows_and_columns() -> None:
     text = """
     program(%x: f32[4, 6]) {
