@@ -1,4 +1,4 @@
-"""Concatenation with pointwise operations after it: one loop nest for each input, whole vectors at a time.
+"""Concatenation with pointwise operations after it: whole vectors at a time.
 
     y[..., offset_k + i, ...] = epilogue(x_k[..., i, ...])
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -94,7 +95,7 @@ class Concat:
         return [{"chunk": chunk} for chunk in CHUNKS] if self._made_of(task, read[1]) == PLAIN else ()
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
-        """One parallel loop for each input."""
+        """One parallel loop: for all inputs, or, PLAIN, for each."""
         read = read_concat(task)
         assert not isinstance(read, Refused)
         axis, parts = read
@@ -106,13 +107,13 @@ class Concat:
         made = task.within.intersection(task.region.placeholders.index(part.node) for part in parts)
         with Function(task, layout, plan_operands(task, layout, sorted(made))) as f:
             epilogue = Epilogue(f, anchor)
-            for part in parts:
-                if task.region.placeholders.index(part.node) in made:
-                    continue  # it was made here; what the epilogue reads and overwrites is no part
-                if layout == PLAIN:
+            # a part that was made here is not copied; what the epilogue reads and overwrites is no part
+            copied = [part for part in parts if task.region.placeholders.index(part.node) not in made]
+            if layout != PLAIN and copied:
+                _copy_blocked(f, epilogue, copied)
+            else:
+                for part in copied:
                     _copy_plain(f, epilogue, axis, part, chunk)
-                else:
-                    _copy_blocked(f, epilogue, part)
         return Lowered(f.func, f.args, layout, {"chunk": chunk} if layout == PLAIN else {})
 
     def _made_of(self, task: Task, parts: list[Part]) -> Layout:
@@ -149,30 +150,40 @@ def _copy_plain(f: Function, epilogue: Epilogue, axis: int, part: Part, chunk: i
             row()
 
 
-def _copy_blocked(f: Function, epilogue: Epilogue, part: Part) -> None:
-    """Blocks of channels, each as the lanes before and after an output block's border."""
-    batch, channels, *space = shape_of(part.node)
-    block = f.task.target.block
-    blocks, shift = -(-channels // block), part.offset % block
-    rows, row = prod(space[:-1]), space[-1]
+def _copy_blocked(f: Function, epilogue: Epilogue, parts: Sequence[Part]) -> None:
+    """Blocks of channels of all parts in one loop: starting one takes as long as copying a small part."""
+    batch, _, *space = shape_of(parts[0].node)
+    ends = list(accumulate(-(-part.extent // f.task.target.block) for part in parts))
+    with f.parallel(batch * ends[-1] * prod(space[:-1])) as task:
+        n, number, *outer = f.unravel(task, [batch, ends[-1], *space[:-1]])
 
-    def lanes(n: Expr, c: Expr, pixel: list[Expr], start: int, stop: int) -> None:
+        def row(part: Part, first: int, end: int) -> Callable[[], None]:
+            return lambda: _copy_row(f, epilogue, part, n, f.let(number - first, end - first), outer, space[-1])
+
+        f.branches([
+            (number < end, row(part, first, end)) for part, first, end in zip(parts, [0, *ends], ends, strict=False)
+        ])  # fmt: skip
+
+
+def _copy_row(f: Function, epilogue: Epilogue, part: Part, n: Expr, c: Expr, outer: Sequence[Expr], width: int) -> None:
+    """A row of pixels of block `c` of a part, each as the lanes before and after an output block's border."""
+    block = f.task.target.block
+    blocks, shift = -(-part.extent // block), part.offset % block
+
+    def lanes(x: Expr, start: int, stop: int) -> None:
         if start < stop:
             with f.lanes(stop - start) as v:
                 channel = c * block + start + v
-                value = epilogue.at(part.node, [n, channel, *pixel])
-                epilogue.store([n, part.offset + channel, *pixel], value)
+                value = epilogue.at(part.node, [n, channel, *outer, x])
+                epilogue.store([n, part.offset + channel, *outer, x], value)
 
-    with f.parallel(batch * blocks * rows) as task:
-        n, c, *outer = f.unravel(task, [batch, blocks, *space[:-1]])
+    def copy(count: int) -> Callable[[], None]:
+        def body() -> None:
+            with f.serial(width) as x:
+                lanes(x, 0, min(count, block - shift))
+                lanes(x, block - shift, count)
 
-        def copy(count: int) -> Callable[[], None]:
-            def body() -> None:
-                with f.serial(row) as x:
-                    lanes(n, c, [*outer, x], 0, min(count, block - shift))
-                    lanes(n, c, [*outer, x], block - shift, count)
+        return body
 
-            return body
-
-        rest = channels % block
-        f.branches([(c < blocks - 1, copy(block)), (True, copy(rest))] if rest else [(True, copy(block))])
+    rest = part.extent % block
+    f.branches([(c < blocks - 1, copy(block)), (True, copy(rest))] if rest else [(True, copy(block))])
