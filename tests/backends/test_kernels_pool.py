@@ -189,3 +189,12 @@ def test_concat_refusals() -> None:
     refused = Concat().wants(make_task(lambda a, b: CAT([a, b], 0), [randn(3), torch.arange(4)], anchor=CAT))
     assert isinstance(refused, Refused)
     assert "differ in dtype" in refused.reason
+
+
+def test_all_parts_of_a_blocked_concatenation_are_copied_in_one_parallel_loop() -> None:
+    inputs = [randn(1, channels, 5, 6, seed=channels) for channels in (40, 16, 7)]
+    built = check(
+        Concat(), lambda *x: aten.relu.default(aten.cat.default(list(x), 1)), inputs, kind="concat",
+        anchor=aten.cat.default, layouts=dict.fromkeys(range(3), BLOCKED), hint=BLOCKED,
+    )  # fmt: skip
+    assert [extent for kind, extent in loops(built.lowered.func) if kind == "parallel"] == [5 * (3 + 1 + 1)]
