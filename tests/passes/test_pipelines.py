@@ -103,9 +103,11 @@ def test_no_batch_norm_and_no_affine_is_left_in_a_cnn(name: str) -> None:
         assert affines(exact) == 0
         assert not lowered
         return
-    assert {layer for site in lowered for layer in site.layers} == set(refused)
+    forward = next(r.applied for r in exact.report if r.name == "fold_affine_forward")
+    shifts = {layer for site in forward for layer in site.layers} & set(refused)  # the scale went past a ReLU
+    assert {layer for site in lowered for layer in site.layers} == set(refused) - shifts
     assert set(refused) < norms
-    assert affines(exact) == 2 * len(refused)
+    assert affines(exact) == 2 * len(refused) - len(shifts)
     assert all(
         "values with other users" in str(reason) or "has other users" in str(reason) or "not linear" in str(reason)
         for reason in refused.values()
