@@ -64,9 +64,12 @@ def _convolution(
     if not _pads_by_itself(op):
         if not any(n.target is aten.constant_pad_nd.default for n in covers):
             return "it would have to pad more at one end than at the other"
-        widths = [width for pair in zip(reversed(op.low), reversed(op.high), strict=True) for width in pair]
+        high = _high(op)
+        if min(*op.low, *high) < 0:
+            return "it would have to cut some ends and pad others"
+        widths = [width for pair in zip(reversed(op.low), reversed(high), strict=True) for width in pair]
         x, padding, passes = Call(aten.constant_pad_nd.default, (source, widths, 0.0)), [0] * op.rank, 1
-        extents = (sum(sizes) for sizes in zip(op.source, op.low, op.high, strict=True))
+        extents = (sum(sizes) for sizes in zip(op.source, op.low, high, strict=True))
         padded = math.prod((*value(source).shape[: -op.rank], *extents))
     flat = op.uniform(0.0)
     parts = _parameters(op, op.flat_bias() if flat else None, stem, dtype)
@@ -81,8 +84,19 @@ def _convolution(
 
 def _pads_by_itself(op: Linear) -> bool:
     """Say whether padding each axis by `low` at both ends gives the extents of the output."""
-    axes = zip(op.source, op.low, op.dilation, op.taps, op.stride, op.target, strict=True)
-    return all(low >= 0 and (size + 2 * low - d * (k - 1) - 1) // s + 1 == out for size, low, d, k, s, out in axes)
+    return min(op.low, default=0) >= 0 and _extents(op, op.low) == op.target
+
+
+def _high(op: Linear) -> tuple[int, ...]:
+    """What each axis needs at its end: nothing is cut off where no kernel reaches the places left over."""
+    same = zip(op.high, _extents(op, (0,) * op.rank), op.target, strict=True)
+    return tuple(0 if high < 0 and out == target else high for high, out, target in same)
+
+
+def _extents(op: Linear, high: tuple[int, ...]) -> tuple[int, ...]:
+    """Extents of the output if each axis is padded by `low` and `high`."""
+    axes = zip(op.source, op.low, high, op.dilation, op.taps, op.stride, strict=True)
+    return tuple((size + low + end - d * (k - 1) - 1) // s + 1 for size, low, end, d, k, s in axes)
 
 
 def _parameters(op: Linear, bias: Tensor | None, stem: fx.Node, dtype: torch.dtype) -> list[Weight | None] | str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from rewriting import check_docstring, op_names, refusal, rewritten
 
-from planish.ir.text import parse_program
+from planish.ir.text import parse_program, print_program
 from planish.passes.reparameterize import merge_chains
 from planish.passes.reparameterize.merge_chains import MergeChains
 
@@ -173,3 +174,29 @@ def test_two_uneven_pads_become_one() -> None:
       return %y
     }"""
     assert op_names(rewritten(MergeChains(), text)[0]) == ["constant_pad_nd", "convolution"]
+
+
+def test_a_crop_before_an_uneven_pad_goes_where_no_kernel_reaches_what_it_cuts() -> None:
+    text = """program(%x: f64[1, 2, 6, 5]) normalized {
+      @w: f64[1, 2, 2, 2]
+      %cut: f64[1, 2, 6, 4] = slice.Tensor(%x, 3, 0, 4, 1)
+      %pad: f64[1, 2, 8, 4] = constant_pad_nd(%cut, [0, 0, 0, 2], 0)
+      %y: f64[1, 1, 4, 2] = convolution(%pad, @w, none, [2, 2], [0, 0], [1, 1], false, [0, 0], 1)
+      return %y
+    }"""
+    after, applied, _ = rewritten(MergeChains(), text)
+    assert (op_names(after), len(applied)) == (["constant_pad_nd", "convolution"], 1)
+    (pad,) = (node for node in after.graph.nodes if node.target is torch.ops.aten.constant_pad_nd.default)
+    assert pad.args[1] == [0, 0, 0, 2]
+    assert rewritten(MergeChains(), print_program(after))[1] == []
+
+
+def test_a_pad_whose_other_end_is_cut_stays() -> None:
+    text = """program(%x: f64[1, 2, 6, 5]) normalized {
+      @w: f64[1, 2, 1, 1]
+      %cut: f64[1, 2, 6, 4] = slice.Tensor(%x, 3, 1, 5, 1)
+      %pad: f64[1, 2, 8, 4] = constant_pad_nd(%cut, [0, 0, 0, 2], 0)
+      %y: f64[1, 1, 8, 4] = convolution(%pad, @w, none, [1, 1], [0, 0], [1, 1], false, [0, 0], 1)
+      return %y
+    }"""
+    assert rewritten(MergeChains(), text)[1] == []
