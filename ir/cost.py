@@ -9,7 +9,7 @@ polynomial. The same count serves the ledger of rewrites, call tables and profil
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-from .ops import family
+from .ops import arguments, family
 from .program import Program, Region
 
 aten = torch.ops.aten
@@ -65,6 +65,11 @@ def _shape(argument: Any) -> tuple[int, ...]:
     return tuple(value.shape)
 
 
+def _args(node: fx.Node) -> Sequence[Any]:
+    """Arguments by position, however the call spells them."""
+    return tuple(arguments(node).values()) if node.kwargs else node.args
+
+
 def _results(node: fx.Node) -> int:
     return elements(node.meta.get("val"))
 
@@ -80,30 +85,30 @@ def _per_input(operations: int) -> _Count:
 
 def _convolution(node: fx.Node) -> int:
     """Every output is a sum over one filter; of a transposed one, every input goes through one."""
-    x, weight = node.args[:2]
-    transposed = node.target in _TRANSPOSED or (node.target is aten.convolution.default and bool(node.args[6]))
+    x, weight = _args(node)[:2]
+    transposed = node.target in _TRANSPOSED or (node.target is aten.convolution.default and bool(_args(node)[6]))
     return (prod(_shape(x)) if transposed else _results(node)) * prod(_shape(weight)[1:])
 
 
 def _product(place: int) -> _Count:
     """Every result is a sum over the last axis of the operand at `place`."""
-    return lambda node: _results(node) * (_shape(node.args[place]) or (1,))[-1]
+    return lambda node: _results(node) * (_shape(_args(node)[place]) or (1,))[-1]
 
 
 def _attention(node: fx.Node) -> int:
     """Queries times keys, and the weights times values."""
-    query, key = _shape(node.args[0]), _shape(node.args[1])
+    query, key = _shape(_args(node)[0]), _shape(_args(node)[1])
     return (prod(query) + _results(node)) * key[-2]
 
 
 def _bilinear(node: fx.Node) -> int:
-    return _results(node) * prod(_shape(node.args[2])[1:])
+    return _results(node) * prod(_shape(_args(node)[2])[1:])
 
 
 def _einsum(node: fx.Node) -> int:
     """Every result is a sum over the labels that it lacks."""
-    equation: Any = node.args[0]
-    operands: Any = node.args[1]
+    equation: Any = _args(node)[0]
+    operands: Any = _args(node)[1]
     left, arrow, right = equation.replace(" ", "").partition("->")
     extents: dict[str, int] = {}
     for term, operand in zip(left.split(","), operands, strict=True):
@@ -126,7 +131,7 @@ _PRODUCTS: dict[Any, _Count] = {
     **dict.fromkeys((aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default), _product(0)),
     **dict.fromkeys((aten.mv.default, aten.dot.default, aten.vdot.default), _product(0)),
     **dict.fromkeys((aten.addmm.default, aten.addmv.default, aten.baddbmm.default), _product(1)),
-    aten.addbmm.default: lambda node: _product(1)(node) * _shape(node.args[1])[0],
+    aten.addbmm.default: lambda node: _product(1)(node) * _shape(_args(node)[1])[0],
     aten.bilinear.default: _bilinear,
     aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
@@ -135,7 +140,7 @@ _PRODUCTS: dict[Any, _Count] = {
 
 def _pool(node: fx.Node) -> int:
     """One operation for each element of each window."""
-    kernel: Any = node.args[1]
+    kernel: Any = _args(node)[1]
     rank = _RANKS[node.target]
     sizes = [kernel] if isinstance(kernel, int) else list(kernel)
     return _results(node) * (prod(sizes) if len(sizes) == rank else sizes[0] ** rank)
@@ -152,7 +157,7 @@ def _norm(operations: int, parameters: int) -> _Count:
     """So many operations for each element, and one more for a weight and for a bias."""
 
     def count(node: fx.Node) -> int:
-        given = sum(argument is not None for argument in node.args[2 : 2 + parameters])
+        given = sum(argument is not None for argument in _args(node)[2 : 2 + parameters])
         return (operations + given) * _results(node)
 
     return count

@@ -41,7 +41,7 @@ After:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -116,6 +116,8 @@ def scale_forward(
         return None
     way = Way(program, ops)
     moved = normal_form(source, dtype, affine(map_.axis, 1.0, shift, map_.dtype), node, ops)
+    assert isinstance(moved, Call)
+    moved = replace(moved, of=tuple(ops))
     reason = way.push(node, moved, affine(map_.axis, map_.scale, 0.0, map_.dtype))
     behind = any(n.target in RAMPS for n in way.covers)
     return Replacement(way.values, covers=(*ops, *way.covers)) if behind and reason is None else None
@@ -134,7 +136,7 @@ def fold_norm_weights(node: fx.Node, program: Program) -> Replacement | Refused 
         return None
     count = NORMS[node.target][1]
     bare = Call(node.target, (*node.args[:2], *[None] * count, *node.args[2 + count :]), node.kwargs, (node,))
-    way = Way(program, [node])
+    way = Way(program, [node], free=True)
     reason = way.push(node, bare, map_) if map_.finite else "its weight or bias is infinite or not a number"
     if reason:
         return Refused(reason, node)
@@ -158,11 +160,12 @@ def _norm_map(node: fx.Node, program: Program) -> Affine | None:
 
 @dataclass
 class Way:
-    """The way on from an affine to the weights that read it."""
+    """The way on from an affine to the weights that read it; a `free` one costs nothing where it is."""
 
     program: Program
     ops: Sequence[fx.Node]
     largest_map: int = 0
+    free: bool = False
     values: dict[fx.Node, Expr] = field(default_factory=dict)
     covers: list[fx.Node] = field(default_factory=list)
 
@@ -203,9 +206,11 @@ class Way:
         source = next(n for n in user.all_input_nodes if n.op != "get_attr")
         if reason := blocked(user, source, both):
             return reason
-        steps = int(bool((both.scale != 1).any())) + int(bool(both.shift.any()))
+        steps = _steps(both)
         if len(self.ops[-1].users) > 1 and steps > 1 and user.target is not aten.batch_norm.default:
             return f"its reader {named(user)} would take two ops where one is shared"
+        if self.free and steps > _steps(own):
+            return f"its reader {named(user)} would take two ops where one does"
         self.values[user] = normal_form(now, value(source).dtype, both, user, [user])
         return None
 
@@ -234,6 +239,11 @@ class Way:
             return f"its reader {named(user)} {kept}"
         self.covers.append(user)
         return self.push(user, Call(user.target, (now, *user.args[1:]), user.kwargs, (user,)), moved)
+
+
+def _steps(map_: Affine) -> int:
+    """Ops of its normal form."""
+    return int(bool((map_.scale != 1).any())) + int(bool(map_.shift.any()))
 
 
 def _permute(node: fx.Node, map_: Affine) -> Affine:

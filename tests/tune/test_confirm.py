@@ -146,6 +146,7 @@ def test_when_time_is_up_the_network_is_built_once(database: Database) -> None:
         (100.0, 19.0, 78.0),  # 19 + 3 are kept
         (100.0, 60.0, 77.0),  # kernels were compiled: no more than 20 + 3
         (20.0, 3.0, 14.0),
+        (3.0, 1.0, 1.5),  # of a short one half
     ],
 )
 def test_what_is_kept_of_the_budget_does_for_building_the_network(budget: float, building: float, left: float) -> None:

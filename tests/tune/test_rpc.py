@@ -192,7 +192,7 @@ def test_something_else_than_a_tracker(pool: Pool) -> None:
 
 def test_no_server_with_that_key(device: str, tracker: int, pool: Pool) -> None:
     with pytest.raises(RpcError, match="has no server with key 'bord'; it has board"):
-        examine(f"{HOST}:{tracker}/bord", parse_target("native", 2), pool, wait=0.0)
+        examine(f"{HOST}:{tracker}/bord", parse_target("native", 2), pool, wait=2.0)
 
 
 def test_a_server_with_too_few_threads(device: str, pool: Pool) -> None:

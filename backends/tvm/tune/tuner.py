@@ -24,9 +24,12 @@ RESERVE = 0.2
 
 
 def searching(budget: float, building: float) -> float:
-    """Seconds for the search: what is kept has to do for comparing and, as far as `RESERVE` goes, for `building`."""
+    """Seconds for the search: what is kept has to do for comparing and, as far as `RESERVE` goes, for `building`.
+
+    Never more than half is kept: of a budget of a few seconds, most would go to comparing what was not looked for.
+    """
     kept = RESERVE * budget
-    return budget - max(kept, min(kept, building) + 2 * SECONDS)
+    return budget - min(max(kept, min(kept, building) + 2 * SECONDS), budget / 2)
 
 
 Build = Callable[[Chooser], Network]

@@ -365,3 +365,16 @@ def test_a_norm_that_a_sum_reads_keeps_its_weights() -> None:
       return %y
     }"""
     assert refusal(FOLD, text) == "its reader y is not linear in it"
+
+
+def test_a_norm_keeps_its_weight_where_it_would_make_one_op_two() -> None:
+    text = """program(%x: f64[2, 3]) normalized {
+      @g: f64[3] = positive(1)
+      @b: f64[3]
+      %n: f64[2, 3] = rms_norm(%x, [3], @g, 1e-05)
+      %a: f64[2, 3] = add.Tensor(%n, @b)
+      return %a
+    }"""
+    _, applied, refused = rewritten(FoldAffineForward(), text)
+    assert not applied
+    assert "its reader a would take two ops where one does" in [site.reason for site in refused]
