@@ -50,20 +50,20 @@ def assert_right(model: Any) -> None:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[tuple[str, int, int]]]:
-    """A database, the network that was tuned with it for three seconds, and the progress that was reported."""
+    """A database, the network that was tuned with it for six seconds, and the progress that was reported."""
     path = tmp_path_factory.mktemp("tuning") / "tuning.sqlite"
     calls: list[tuple[str, int, int]] = []
-    return path, compiled(path, tune="3s", progress=lambda *call: calls.append(call)), calls
+    return path, compiled(path, tune="6s", progress=lambda *call: calls.append(call)), calls
 
 
 def test_a_tuned_model_is_right_and_says_what_was_done(tuned: Any) -> None:
     path, model, calls = tuned
     assert_right(model)
     done = model.manifest["tuning"]
-    assert (done["budget"], done["interrupted"]) == (3.0, False)
+    assert (done["budget"], done["interrupted"]) == (6.0, False)
     assert done["tasks"] >= 2
     assert done["tried"] > 1
-    assert any(what.startswith("tuning: ") and total == 3 for what, _, total in calls)
+    assert any(what.startswith("tuning: ") and total == 6 for what, _, total in calls)
     with Database(path) as database:
         assert len(database.all_attempts()) == done["tried"]
         assert database.records()

@@ -191,6 +191,7 @@ def test_something_else_than_a_tracker(pool: Pool) -> None:
 
 
 def test_no_server_with_that_key(device: str, tracker: int, pool: Pool) -> None:
+    examine(device, parse_target("native", 2), pool)  # waits for the server; which comes back soon after
     with pytest.raises(RpcError, match="has no server with key 'bord'; it has board"):
         examine(f"{HOST}:{tracker}/bord", parse_target("native", 2), pool, wait=2.0)
 
