@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -12,24 +13,27 @@ from pathlib import Path
 import pytest
 
 from planish.backends.tvm.tune import lock
-from planish.backends.tvm.tune.database import Database
+from planish.backends.tvm.tune.database import Attempt, Database, Record, choice_text
 from planish.backends.tvm.tune.tuner import PUT_BACK
 
 TUNE = """
-import sys, time
+import json, sys
 import torch
 import planish
 from planish.backends.tvm.tune import database, measure
 
-def told(word, function):
+def told(function, say):
     def call(*args):
         result = function(*args)
-        print(word, flush=True)
+        print(say(*args), flush=True)
         return result
     return call
 
-database.Database.attempt = told("kept", database.Database.attempt)
-measure.LocalMeasurer._start = told("started", measure.LocalMeasurer._start)
+def kept(self, key, attempt):
+    return "kept " + json.dumps([key, attempt.template, database.choice_text(attempt.choice)])
+
+database.Database.attempt = told(database.Database.attempt, kept)
+measure.LocalMeasurer._start = told(measure.LocalMeasurer._start, lambda *_: "started")
 path, seconds = sys.argv[1], float(sys.argv[2])
 torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Conv2d(16, 32, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(32, 64, 1)).eval()
@@ -72,8 +76,17 @@ def alive(pid: int) -> bool:
         return False
 
 
-def kill_while_tuning(path: Path, after: float) -> int:
-    """Kill a tuner so many seconds after its measuring began; how many results it had kept."""
+Tried = tuple[str, str, str]
+"""A task, a template and a choice."""
+
+
+def tried(key: str, attempt: Attempt | Record) -> Tried:
+    """What was tried, whatever came of it."""
+    return key, attempt.template, choice_text(attempt.choice)
+
+
+def kill_while_tuning(path: Path, after: float) -> set[Tried]:
+    """Kill a tuner so many seconds after its measuring began; what it had kept results of."""
     process = tuner(path, 600)
     assert process.stdout is not None
     first = process.stdout.readline()
@@ -87,22 +100,26 @@ def kill_while_tuning(path: Path, after: float) -> int:
     while any(alive(pid) for pid in helpers):
         assert time.monotonic() < limit, "a process outlived its tuner"
         time.sleep(0.05)
-    return (first + out).splitlines().count("kept")
+    lines = (first + out).splitlines(keepends=True)
+    return {
+        tuple(json.loads(line.removeprefix("kept "))) for line in lines if line.startswith("kept ") and line[-1] == "\n"
+    }
 
 
 def check_kills(path: Path, moments: list[float]) -> None:
     """After each kill: a whole database, all that was kept before and at most one more, and a machine that is free."""
-    before: dict[tuple[str, str, str], tuple[float | None, str]] = {}
+    before: dict[Tried, tuple[float | None, str]] = {}
     for moment in moments:
         kept = kill_while_tuning(path, moment)
         with Database(path) as database:
-            tried = {(key, a.template, str(a.choice)): (a.seconds, a.why) for key, a in database.all_attempts()}
-            changed = {what for what, outcome in before.items() if tried.get(what) != outcome}
-            assert all(tried.get(what) == (None, PUT_BACK) for what in changed)  # by the network's confirmation alone
-            assert kept <= len(tried.keys() - before.keys()) <= kept + 1
-            measured = {(key, a.template, str(a.choice)) for key, a in database.all_attempts() if a.seconds is not None}
-            assert {(key, r.template, str(r.choice)) for key, r in database.records()} <= measured
-        before = tried
+            now = {tried(key, a): (a.seconds, a.why) for key, a in database.all_attempts()}
+            changed = {what for what, outcome in before.items() if now.get(what) != outcome}
+            assert all(now.get(what) == (None, PUT_BACK) for what in changed)  # by the network's confirmation alone
+            assert kept <= now.keys()
+            assert len(now.keys() - before.keys() - kept) <= 1
+            measured = {what for what, (seconds, _) in now.items() if seconds is not None}
+            assert {tried(key, r) for key, r in database.records()} <= measured
+        before = now
         with lock.measuring():
             pass
     assert len(before) > len(moments), "the tuners found no time to measure"
