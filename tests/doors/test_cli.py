@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +302,9 @@ def test_ctrl_c_leaves_nothing(nets: str, tmp_path: Path) -> None:
     (tmp_path / f"{nets}.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
     command = [sys.executable, "-m", "planish.cli", "compile", f"{nets}:net", "-o", "o.planish", "--input", X]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as child:
+    # what runs in a shell's background ignores SIGINT, and hands that on
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, preexec_fn=heard) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "loading\n"
         child.send_signal(signal.SIGINT)
