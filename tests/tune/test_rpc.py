@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from little_search import PLENTY, little_search
 from tune.test_measure import QUICK, aborting, compiled, kernel, product, scaled, sum_instead
 
 import planish
@@ -125,7 +126,8 @@ def test_a_network_is_tuned_for_the_device_and_what_was_found_is_used_again(devi
     net = torch.nn.Sequential(torch.nn.Conv2d(16, 32, 3), torch.nn.ReLU()).eval()
     x = torch.randn(1, 16, 12, 12)
     options: dict[str, Any] = {"rpc": device, "tuning_db": tmp_path / "db.sqlite", "threads": 2, "progress": False}
-    tuned = planish.compile(net, (x,), tune=6.0, **options)
+    with little_search():
+        tuned = planish.compile(net, (x,), tune=PLENTY, **options)
     with torch.no_grad():
         assert torch.allclose(tuned(x), net(x), atol=1e-4)
     assert tuned.manifest["tuning"]["tried"] >= 2
