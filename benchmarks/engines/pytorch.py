@@ -40,7 +40,7 @@ class Eager:
             with torch.inference_mode(), context:
                 return function(*args, **kwargs)
 
-        return Loaded(call, _arrays)
+        return Loaded(call, arrays)
 
     def prepared(self, model: Any) -> Any:
         """What is called."""
@@ -59,8 +59,8 @@ class Inductor(Eager):
         return torch.compile(model, options={"max_autotune": True, "freezing": True})
 
 
-def _arrays(result: Any) -> list[np.ndarray]:
-    """Tensors in the order in which torch flattens the result."""
+def arrays(result: Any) -> list[np.ndarray]:
+    """A result's tensors as arrays, in the order in which torch flattens the result."""
     import torch
     from torch.utils._pytree import tree_leaves
 

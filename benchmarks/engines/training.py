@@ -12,21 +12,17 @@ from typing import Any
 
 from ..case import Case
 from .base import Arrays, Loaded
-from .pytorch import _arrays
+from .pytorch import Eager, arrays
 
 Call = Callable[..., Any]
 
 
-class Eval:
+class Eval(Eager):
     """PyTorch eager."""
 
     def refuses(self, case: Case) -> str | None:
         """Steps are measured in float32."""
         return "training is measured in float32" if case.precision != "float32" else None
-
-    def export(self, case: Case, folder: Path) -> dict[str, float]:
-        """Nothing to do."""
-        return {}
 
     def load(self, case: Case, folder: Path, inputs: Arrays) -> Loaded:
         """The model in memory; what its first call compiles, and what its second keeps for the backward pass."""
@@ -44,11 +40,7 @@ class Eval:
 
         step()
         kept = {"saved_bytes": saved(model, lambda: function(*args, **kwargs))}
-        return Loaded(step, lambda result: _arrays(_detached(result)), kept)
-
-    def prepared(self, model: Any) -> Call:
-        """What is called."""
-        return model  # type: ignore[no-any-return]
+        return Loaded(step, lambda result: arrays(_detached(result)), kept)
 
 
 class Tune(Eval):

@@ -8,6 +8,8 @@ n times the mean is an integer and n² times the variance too, so a norm knows i
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -57,42 +59,12 @@ def layer_norm(
     low: int,
     high: int,
     dtype: torch.dtype,
+    center: bool = True,
 ) -> Tensor:
-    """The norm above over the last `dims` dimensions; `constants.norm` makes weight, bias, eps and shift."""
-    return _norm(x, weight, bias, dims, x_zero, eps, shift, zero, low, high, dtype, center=True)
+    """The norm above over the last `dims` dimensions; `constants.norm` makes weight, bias, eps and shift.
 
-
-def rms_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    dims: int,
-    x_zero: int,
-    eps: int,
-    shift: int,
-    zero: int,
-    low: int,
-    high: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The same with m = 0: nothing is subtracted."""
-    return _norm(x, weight, bias, dims, x_zero, eps, shift, zero, low, high, dtype, center=False)
-
-
-def _norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    dims: int,
-    x_zero: int,
-    eps: int,
-    shift: int,
-    zero: int,
-    low: int,
-    high: int,
-    dtype: torch.dtype,
-    center: bool,
-) -> Tensor:
+    Without `center` m is 0: nothing is subtracted.
+    """
     fits(low, high, dtype)
     axes = list(range(x.dim() - dims, x.dim()))
     count = row_length(x, dims)
@@ -104,6 +76,10 @@ def _norm(
     unit = shifted((count * values - total) * root, exponent - finer // 2 - fraction(count))
     result = shifted(unit * weight + bias, shift)
     return (result.clamp(low - zero, high - zero) + zero).to(dtype)
+
+
+rms_norm = partial(layer_norm, center=False)
+"""The norm of the root of the mean square."""
 
 
 def row_length(x: Tensor, dims: int) -> int:

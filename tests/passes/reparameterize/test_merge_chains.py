@@ -132,26 +132,22 @@ def test_weights_computed_from_inputs_stay() -> None:
     assert rewritten(MERGE, parse_program(text))[1:] == ([], [])
 
 
+SLICED = """program(%x: f64[1, 2, 7]) normalized {{
+  @a: f64[3, 2, 1]
+  %s: f64[1, 2, {n}] = slice.Tensor(%x, 2, {picked})
+  %y: f64[1, 3, {n}] = convolution(%s, @a, none, [1], [0], [1], false, [0], 1)
+  return %y
+}}"""
+
+
 def test_a_subsampled_input_is_a_stride() -> None:
-    text = """program(%x: f64[1, 2, 7]) normalized {
-      @a: f64[3, 2, 1]
-      %s: f64[1, 2, 4] = slice.Tensor(%x, 2, 0, 7, 2)
-      %y: f64[1, 3, 4] = convolution(%s, @a, none, [1], [0], [1], false, [0], 1)
-      return %y
-    }"""
-    after, _, _ = rewritten(MERGE, text)
+    after, _, _ = rewritten(MERGE, SLICED.format(n=4, picked="0, 7, 2"))
     (call,) = [n for n in after.graph.nodes if n.op == "call_function"]
     assert (op_names(after), call.args[3]) == (["convolution"], [2])
 
 
 def test_a_crop_that_no_padding_stands_for_stays() -> None:
-    text = """program(%x: f64[1, 2, 7]) normalized {
-      @a: f64[3, 2, 1]
-      %s: f64[1, 2, 5] = slice.Tensor(%x, 2, 1, 6, 1)
-      %y: f64[1, 3, 5] = convolution(%s, @a, none, [1], [0], [1], false, [0], 1)
-      return %y
-    }"""
-    after, applied, _ = rewritten(MERGE, text)
+    after, applied, _ = rewritten(MERGE, SLICED.format(n=5, picked="1, 6, 1"))
     assert (op_names(after), applied) == (["slice", "convolution"], [])
 
 
