@@ -27,11 +27,12 @@ SPANS = {torch.uint8: 255, torch.int8: 255, torch.int16: 65535}
 def softmax(
     x: Tensor, mask: Tensor | None, multiplier: int, shift: int, dim: int, bits: int, dtype: torch.dtype
 ) -> Tensor:
-    """Probabilities times 2^bits, clamped to 2^bits - 1; multiplier · 2^-shift = s · log2(e) · 2^24.
+    """Probabilities times 2^bits, clamped to 2^bits - 1 and to the dtype; multiplier · 2^-shift = s · log2(e) · 2^24.
 
-    Where the mask is false the probability is 0; a row that is masked wholly is 0.
+    Where the mask is false the probability is 0; a row that is masked wholly is 0. More bits than the dtype has are
+    for rows so long that no probability is near 1.
     """
-    fits(0, 2**bits - 1, dtype)
+    limit = min(2**bits - 1, torch.iinfo(dtype).max)
     codes = wide(x)
     seen = torch.ones_like(codes, dtype=torch.bool) if mask is None else mask.expand(codes.shape)
     if not codes.numel():
@@ -44,7 +45,7 @@ def softmax(
     excess = bit_length(total) - 31
     mantissa = torch.where(excess >= 0, total >> excess.clamp(min=0), total << (-excess).clamp(min=0))
     result = shifted(powers * reciprocal(mantissa), 61 + excess - bits)
-    return result.clamp(max=2**bits - 1).to(dtype)
+    return result.clamp(max=limit).to(dtype)
 
 
 def layer_norm(

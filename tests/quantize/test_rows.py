@@ -101,6 +101,12 @@ def test_softmax_of_extremes() -> None:
     assert rows.softmax(empty, None, number.multiplier, number.shift, -1, 8, U8).shape == (2, 0)
 
 
+def test_more_bits_than_the_dtype_saturate() -> None:
+    number = softmax_scale(math.log(2))  # a step halves
+    x = torch.tensor([[10, 10, 9, 7]], dtype=U8)  # 8/21, 8/21, 4/21, 1/21 of 1024
+    assert rows.softmax(x, None, number.multiplier, number.shift, -1, 10, U8).tolist() == [[255, 255, 195, 49]]
+
+
 def test_a_mask_takes_places_out() -> None:
     number = softmax_scale(1.0)
     x = torch.tensor([[200, 5, 5], [1, 2, 3]], dtype=U8)
