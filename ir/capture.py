@@ -27,6 +27,7 @@ from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, DynamicShapeError, ModelError, MutatedBufferError, PlanishError, TrainModeError
+from .detached import DataIsDetach
 from .ops import OPS
 from .optable import COMPOSITE
 from .origins import dotted_path, error_source, root_name
@@ -160,7 +161,9 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         with quiet():
             args, kwargs = pytree.tree_map_only(torch.Tensor, _own_object, (args, kwargs))
-            return _settle(torch.export.export(_trackable(model), args, kwargs).run_decompositions({}))
+            with DataIsDetach():
+                exported = torch.export.export(_trackable(model), args, kwargs)
+            return _settle(exported.run_decompositions({}))
     except PlanishError:
         raise
     except Exception as error:

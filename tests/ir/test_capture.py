@@ -580,6 +580,26 @@ def test_mutation_is_refused_by_name(what: str) -> None:
     assert line_of(Writes.forward, "add_") in message
 
 
+class Data(nn.Module):
+    """Reads `.data` of a weight and an input; notes a norm in, or counts calls by, `.data` of a buffer."""
+
+    def __init__(self, counts: bool = False) -> None:
+        super().__init__()
+        self.counts, self.weight = counts, nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+        self.register_buffer("noted", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm = self.weight.data.norm()
+        self.noted.data.copy_(self.noted + 1 if self.counts else norm)
+        return x.data * (self.weight / norm)
+
+
+def test_the_data_of_tensors_is_theirs() -> None:
+    x = torch.tensor([2.0, 3.0, 5.0])
+    assert list(checked(Data(), x).weights) == ["weight"]
+    assert "'noted'" in refused(Data(counts=True), x, kind=MutatedBufferError)
+
+
 def test_a_buffer_that_only_notes_a_property_of_the_weights_is_no_state() -> None:
     class Notes(nn.Module):
         def __init__(self, reads: bool) -> None:

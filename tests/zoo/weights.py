@@ -144,7 +144,7 @@ class SigmaReparam(Conv):
         flat = self.weight.flatten(1)
         v = F.normalize(self.u @ flat, dim=0)
         norm = F.normalize(flat @ v, dim=0) @ flat @ v
-        self.noted.copy_(norm.detach())
+        self.noted.data.copy_(norm)
         return self.weight * (self.sigma / norm)
 
 
