@@ -6,6 +6,7 @@ y[n, o, z] = b[o] + sum over c, taps k of z:  x[n, c, z*stride - pad + k*dilatio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from ..plan import computed_dtype
 from ..template import Packed, Refused, Task
+from .bfloat16 import DOT_LANES, has_dot
 from .emit import PackedArg
 from .window import Axes, Axis, three_axes
 
@@ -61,6 +63,30 @@ def read_conv(task: Task, transposed: bool = False) -> Conv | Refused:
         return Refused(f"rank {len(x)}")
     spatial = [Axis(*a) for a in zip(x[2:], out[2:], w[2:], stride, padding, dilation, strict=True)]
     return Conv(x[0], x[1], out[1], groups, three_axes(spatial), places[0], places[1], places[2])
+
+
+def lanes_of(conv: Conv, block: int) -> int:
+    """Output channels in a vector: a block, or the largest part of one that no group's border cuts."""
+    return block if conv.groups == 1 else gcd(block, conv.out_channels // conv.groups)
+
+
+def inner_of(conv: Conv, block: int) -> int:
+    """Input channels that are read in a row: a block, or the largest part of one within group and block."""
+    return min(block, conv.channels) if conv.groups == 1 else gcd(block, conv.channels // conv.groups)
+
+
+def has_pairs(conv: Conv, task: Task) -> bool:
+    """Whether channels are multiplied two at a time, where two lie side by side."""
+    narrow = task.inputs[conv.x].dtype == "bfloat16" and has_dot(task.target)
+    return narrow and lanes_of(conv, task.target.block) in DOT_LANES and inner_of(conv, task.target.block) > 1
+
+
+def has_tap_pairs(conv: Conv, task: Task) -> bool:
+    """Whether taps can be multiplied two at a time: those of a row lie side by side in a PLAIN image."""
+    anchor, width = task.region.anchor_node, conv.axes[2]
+    assert anchor is not None
+    row = conv.groups == 1 and width.kernel > 1 and width.dilation == 1 and not anchor.args[6]
+    return row and task.inputs[conv.x].dtype == "bfloat16" and has_dot(task.target)
 
 
 def _placeholder(task: Task, node: Any) -> int | None:

@@ -18,8 +18,9 @@ import numpy as np
 
 from ..compat import tirx
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
-from .conv import Conv, read_conv
-from .conv_direct import DirectKernel, Place, blocked_wants, lanes_of
+from .conv import Conv, lanes_of, read_conv
+from .conv_direct import blocked_wants
+from .conv_direct_kernel import DirectKernel, Place
 from .emit import Expr, Function, PackedArg
 from .rows import Rows
 from .tiles import ORDERS, Product, Tile, choose, tiles_to_try
