@@ -66,6 +66,14 @@ def is_call(node: Any, *ops: Any) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in ops
 
 
+def integer_name(node: Any) -> str | None:
+    """Which `planish::` operator a node calls, without those being registered here; None for all others."""
+    target = getattr(node, "target", None)
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "planish":
+        return None
+    return str(target._schema.name.partition("::")[2])
+
+
 def arguments(node: fx.Node) -> dict[str, Any]:
     """A call's arguments by their schema names, defaults filled in, in schema order."""
     if node.target is operator.getitem:

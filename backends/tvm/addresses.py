@@ -13,6 +13,7 @@ from torch import fx
 
 from ...ir.program import Region
 from .compat import tirx, tvm
+from .ops.integer import table_of
 from .ops.pointwise import is_pointwise
 from .plan import Layout, block_of, physical_shape
 from .views import broadcast_index, is_view, shape_of, source_index
@@ -85,7 +86,8 @@ def _sources(result: fx.Node, index: Sequence[Expr]) -> Iterator[tuple[fx.Node, 
         elif is_view(node):
             waiting.append((node.all_input_nodes[0], source_index(node, where)))
         else:
-            waiting += [(a, broadcast_index(where, shape_of(a))) for a in node.all_input_nodes]
+            elements = [a for a in node.all_input_nodes if a is not table_of(node)]
+            waiting += [(a, broadcast_index(where, shape_of(a))) for a in elements]
 
 
 def _logical(position: Sequence[Expr], layout: Layout) -> list[Expr]:

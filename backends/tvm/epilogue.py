@@ -16,6 +16,7 @@ from torch import fx
 
 from .compat import tirx
 from .kernels.emit import Expr, Function, Operands, PackedArg
+from .ops.integer import table_of
 from .ops.lanes import once
 from .ops.pointwise import evaluate, is_pointwise
 from .plan import PLAIN, Layout, block_of, computed_dtype, physical_shape
@@ -35,6 +36,8 @@ def _varies(position: int, task: Task, layout: Layout) -> bool:
     shape = task.inputs[position].shape
     rank = len(task.output.shape)
     if position not in task.constants or layout == PLAIN or len(shape) < rank - 1 or len(shape) > rank:
+        return False
+    if any(table_of(user) is task.region.placeholders[position] for user in task.region.body.nodes):
         return False
     return shape[len(shape) - rank + 1] == task.output.shape[1] > 1
 
@@ -158,7 +161,7 @@ class Epilogue:
                 values[node] = values[source]
                 continue
             here = where[node] = where[source]
-            found = evaluate(node, partial(self._operand, here=here, values=values))
+            found = evaluate(node, partial(self._operand, here=here, values=values), self.at)
             values[node] = _name(node, found)
         result = self._task.region.result
         return where[result], values[result]
@@ -169,7 +172,7 @@ class Epilogue:
             return self.load(self._placeholders[node], index)
         if is_view(node):
             return self.at(node.all_input_nodes[0], source_index(node, index))
-        return evaluate(node, lambda a: self.at(a, broadcast_index(index, shape_of(a))))
+        return evaluate(node, lambda a: self.at(a, broadcast_index(index, shape_of(a))), self.at)
 
     def load(self, position: int, index: Sequence[Expr]) -> Expr:
         """The element at logical `index` of a region input."""

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..base import Refused
-from .generic.builders import BUILDERS
+from .generic.builders import builder_of
 from .ops.pointwise import is_pointwise
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.bool, torch.uint8, torch.int8})
@@ -22,7 +22,7 @@ def supports(node: fx.Node) -> Refused | None:
     strange = [v.dtype for v in values if isinstance(v, torch.Tensor) and v.dtype not in DTYPES]
     if strange:  # first: for these, no operator has a kernel
         return Refused(f"it works on {str(strange[0]).removeprefix('torch.')}, for which there are no kernels yet")
-    if node.target not in BUILDERS and not is_pointwise(node):
+    if builder_of(node) is None and not is_pointwise(node):
         return Refused("there is no kernel for this operator")
     if not all(isinstance(value, torch.Tensor) for value in values):
         return Refused("it takes or returns something else than single tensors")

@@ -53,6 +53,7 @@ NORMALIZE = Family("normalize", (0,), VIEWS, pointwise=True, rereads=True, views
 SOFTMAX = Family("softmax", (0,), VIEWS, pointwise=True, rereads=True, views_after=True)
 CONCAT = Family("concat")
 EMBEDDING = Family("embedding")
+RESIZE = Family("other")
 OTHER = Family("other", epilogue=False)
 POINTWISE = Family("pointwise", None, VIEWS, pointwise=True, epilogue=False)
 
@@ -80,6 +81,21 @@ ANCHORS: Mapping[Any, Family] = {
     aten.embedding.default: EMBEDDING,
 }
 
+INTEGER_ANCHORS: Mapping[str, Family] = {
+    "convolution": CONV,
+    "linear": LINEAR,
+    "matmul": MATMUL,
+    "sum": REDUCE,
+    **dict.fromkeys(("sum_pool", "max_pool"), POOL),
+    **dict.fromkeys(("layer_norm", "rms_norm"), NORMALIZE),
+    "softmax": SOFTMAX,
+    "resize": RESIZE,
+}
+"""The same for `planish::` operators, by name."""
+
+INTEGER_POINTWISE = frozenset({"quantize", "dequantize", "requantize", "mul", "add", "lookup", "curve"})
+"""`planish::` operators whose elements depend on one element of each operand, tables aside."""
+
 CHEAP = frozenset(
     {aten._to_copy.default, aten.neg.default, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
 )
@@ -96,7 +112,7 @@ COSTLY = frozenset(
 
 def family(node: fx.Node) -> Family | None:
     """Return the family a node anchors; None for pointwise ops and views."""
-    found = ANCHORS.get(node.target)
+    found = ANCHORS.get(node.target) or INTEGER_ANCHORS.get(ops.integer_name(node) or "")
     return None if found is None and (is_view(node) or is_pointwise(node)) else found or OTHER
 
 
@@ -127,7 +143,20 @@ def is_pointwise(node: fx.Node) -> bool:
     if node.target is aten.prelu.default:  # a weight per channel lies along axis 1: that is no broadcast
         weight: Any = node.args[1]
         return bool(weight.meta["val"].numel() == 1)
+    if ops.family(node) == "integer":
+        return ops.integer_name(node) in INTEGER_POINTWISE and not _computes_table(node)
     return ops.family(node) == "pointwise" and isinstance(node.meta["val"], torch.Tensor)
+
+
+def _computes_table(node: fx.Node) -> bool:
+    """Whether a function is looked up in a table that is no constant: no element of that belongs to one of x."""
+    table = node.args[1] if ops.integer_name(node) in ("lookup", "curve") else None
+    return isinstance(table, fx.Node) and table.op != "get_attr"
+
+
+def is_costly(node: fx.Node) -> bool:
+    """Say whether a pointwise node must not be computed several times an element."""
+    return node.target in COSTLY or ops.family(node) == "integer"
 
 
 def is_cheap(node: fx.Node) -> bool:

@@ -43,6 +43,7 @@ from ...ir.program import Origin, Program, Region, Stage
 from ...ir.report import Site
 from ..base import Numerics, Pass
 from .partition import Group, partition
+from .shifts import note_shifts
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class GroupRegions(Pass):
         if limit == 0 or program.stage >= Stage.GROUPED:
             return program, [], []
         groups = partition(program.graph)
-        graph, regions = _rebuild(program.graph, groups)
+        graph, regions = _rebuild(program, groups)
         sites = [Site("group_regions", r.name, r.kind, r.layers) for r in regions.values()]
         after = program.evolve(graph=graph, regions=regions, stage=Stage.GROUPED)
         return after, _measured(program, after, groups, sites) if verify else sites, []
@@ -78,8 +79,9 @@ def _measured(program: Program, after: Program, groups: list[Group], sites: list
     ]
 
 
-def _rebuild(graph: fx.Graph, groups: list[Group]) -> tuple[fx.Graph, dict[str, Region]]:
+def _rebuild(program: Program, groups: list[Group]) -> tuple[fx.Graph, dict[str, Region]]:
     """Return a graph that calls one region for each group."""
+    graph = program.graph
     new, env, regions = fx.Graph(), {}, {}
     for node in graph.nodes:
         if node.op in ("placeholder", "get_attr"):
@@ -91,6 +93,7 @@ def _rebuild(graph: fx.Graph, groups: list[Group]) -> tuple[fx.Graph, dict[str, 
         name = f"r{i:0{width}}_{group.kind}"
         body, inputs, inside = _body(members, group.tip)
         anchor = inside[group.anchor] if group.anchor else None
+        note_shifts(body, dict(zip(body.find_nodes(op="placeholder"), inputs, strict=True)), program.weights)
         origins = _origins([group.anchor, *members] if group.anchor else members)
         layers = tuple(dict.fromkeys(origin.layer for origin in origins))
         regions[name] = Region(name, group.kind, body, anchor.name if anchor else None, layers)

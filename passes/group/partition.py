@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from .families import COSTLY, POINTWISE, Family, family, is_cheap, is_pointwise, is_view, may_follow
+from .families import POINTWISE, Family, family, is_cheap, is_costly, is_pointwise, is_view, may_follow
 
 DIAMOND = 12
 """Ops that a branching epilogue may take before its branches meet again."""
@@ -138,7 +138,7 @@ def _accepts(group: Group, user: fx.Node, node: fx.Node) -> bool:
         return False
     if is_view(node):
         return node.target in kind.views
-    if not kind.pointwise or (kind.rereads and node.target in COSTLY):
+    if not kind.pointwise or (kind.rereads and is_costly(node)):
         return False
     return user is group.anchor or user.meta["val"].numel() <= node.meta["val"].numel()
 

@@ -5,7 +5,7 @@ linear[m, n] = sum over k of x[m, k] * w[n, k]  (+ b[n])
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import Any
 
@@ -23,12 +23,20 @@ from .region import RegionBuilder, output_shape
 from .stage import Field
 
 aten = torch.ops.aten
+Combine = Callable[[Expr, Expr], Expr]
 
 
 def build_linear(b: RegionBuilder, node: fx.Node) -> Field:
     """linear: the last axis times the transposed weight."""
-    x, w = b[node.args[0]], b[node.args[1]]
     bias = node.args[2] if len(node.args) > 2 else None
+    total = inner_product(b, node, b[node.args[0]], b[node.args[1]], add)
+    if bias is None:
+        return total
+    return b.field(*output_shape(node), lambda i: total.at(i) + b.operand(bias, i))
+
+
+def inner_product(b: RegionBuilder, node: fx.Node, x: Field, w: Field, combine: Combine) -> Field:
+    """The sums of a linear layer."""
     shape, dtype = output_shape(node)
     vector = len(w.shape) == 1
 
@@ -36,15 +44,16 @@ def build_linear(b: RegionBuilder, node: fx.Node) -> Field:
         lead = list(index) if vector else list(index[:-1])
         return x.at([*lead, *r]) * w.at([*r] if vector else [index[-1], *r])
 
-    total = b.reduce(shape, x.shape[-1:], value, add, 0, dtype)
-    if bias is None:
-        return total
-    return b.field(shape, dtype, lambda i: total.at(i) + b.operand(bias, i))
+    return b.reduce(shape, x.shape[-1:], value, combine, 0, dtype)
 
 
 def build_matmul(b: RegionBuilder, node: fx.Node) -> Field:
     """matmul of vectors, matrices and broadcast batches of them."""
-    x, y = b[node.args[0]], b[node.args[1]]
+    return matrix_product(b, node, b[node.args[0]], b[node.args[1]], add)
+
+
+def matrix_product(b: RegionBuilder, node: fx.Node, x: Field, y: Field, combine: Combine) -> Field:
+    """The sums of a product of two activations."""
     shape, dtype = output_shape(node)
     left, right = len(x.shape) > 1, len(y.shape) > 1
 
@@ -56,14 +65,22 @@ def build_matmul(b: RegionBuilder, node: fx.Node) -> Field:
         lead = broadcast_index(batch, y.shape[:-2]) if right else []
         return x.at([*row, *r]) * y.at([*lead, *r, *column])
 
-    return b.reduce(shape, x.shape[-1:], value, add, 0, dtype)
+    return b.reduce(shape, x.shape[-1:], value, combine, 0, dtype)
 
 
 def build_convolution(b: RegionBuilder, node: fx.Node) -> Field:
     """convolution of any rank, dtype, grouping, and transposed."""
-    x, w = b[node.args[0]], b[node.args[1]]
     attributes: Any = node.args[2:9]
-    bias, stride, pad, dilation, transposed, _, groups = attributes
+    bias, *geometry = attributes
+    total = convolve(b, node, b[node.args[0]], b[node.args[1]], geometry, add)
+    if bias is None:
+        return total
+    return b.field(*output_shape(node), lambda i: total.at(i) + b.operand_at(bias, [i[1]]))
+
+
+def convolve(b: RegionBuilder, node: fx.Node, x: Field, w: Field, geometry: Sequence[Any], combine: Combine) -> Field:
+    """The sums of a convolution."""
+    stride, pad, dilation, transposed, _, groups = geometry
     shape, dtype = output_shape(node)
     space, taps = x.shape[2:], w.shape[2:]
     reach = list(zip(taps, stride, pad, dilation, strict=True))
@@ -83,10 +100,7 @@ def build_convolution(b: RegionBuilder, node: fx.Node) -> Field:
         return b.guard(inside, lambda: x.at([index[0], channel, *where]) * w.at(weight), zero)
 
     steps = [_transposed_taps(*k) for k in reach] if transposed else taps
-    total = b.reduce(shape, (int(per_in), *steps), value, add, 0, dtype)
-    if bias is None:
-        return total
-    return b.field(shape, dtype, lambda i: total.at(i) + b.operand_at(bias, [i[1]]))
+    return b.reduce(shape, (int(per_in), *steps), value, combine, 0, dtype)
 
 
 def _transposed_taps(kernel: int, stride: int, pad: int, dilation: int) -> int:

@@ -124,7 +124,7 @@ def build_embedding(b: RegionBuilder, node: fx.Node) -> Field:
     rows = table.shape[0]
 
     def at(index: Sequence[Expr]) -> Expr:
-        return table.at([_row(places.at(index[:rank]), rows), *index[rank:]])
+        return table.at([row_of(places.at(index[:rank]), rows), *index[rank:]])
 
     return b.field(*output_shape(node), at)
 
@@ -135,7 +135,7 @@ def build_index_select(b: RegionBuilder, node: fx.Node) -> Field:
     dim = int(node.args[1]) % max(1, len(source.shape))  # type: ignore[arg-type]
 
     def at(index: Sequence[Expr]) -> Expr:
-        row = _row(places.at([index[dim]] if places.shape else []), source.shape[dim])
+        row = row_of(places.at([index[dim]] if places.shape else []), source.shape[dim])
         return source.at([*index[:dim], row, *index[dim + 1 :]])
 
     return b.field(*output_shape(node), at)
@@ -147,7 +147,7 @@ def build_gather(b: RegionBuilder, node: fx.Node) -> Field:
     dim = int(node.args[1]) % max(1, len(source.shape))  # type: ignore[arg-type]
 
     def at(index: Sequence[Expr]) -> Expr:
-        row = _row(places.at(index), source.shape[dim])
+        row = row_of(places.at(index), source.shape[dim])
         return source.at([*index[:dim], row, *index[dim + 1 :]])
 
     return b.field(*output_shape(node), at)
@@ -175,13 +175,13 @@ def build_index(b: RegionBuilder, node: fx.Node) -> Field:
             field = fields[d]
             aligned = inner[rank - len(field.shape) :]
             own = [0 if e == 1 else i for i, e in zip(aligned, field.shape, strict=True)]
-            where.append(_row(field.at(own), source.shape[d], negative=True))
+            where.append(row_of(field.at(own), source.shape[d], negative=True))
         return source.at(where)
 
     return b.field(*output_shape(node), at)
 
 
-def _row(value: Expr, extent: int, negative: bool = False) -> Expr:
+def row_of(value: Expr, extent: int, negative: bool = False) -> Expr:
     """An index read from memory, kept inside the table: a wrong one must not read foreign memory."""
     row = tirx.Cast("int32", value) if str(value.ty.dtype) != "int32" else value
     if negative:

@@ -5,7 +5,7 @@ out[n, c, o] = combine over k of x[n, c, o*stride - pad + k*dilation]        pla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,25 +44,41 @@ def build_pool(b: RegionBuilder, node: fx.Node) -> Field:
     kernel, stride, pad = (list(a) for a in given)
     largest = node.target in _MAX
     dilation: Any = node.args[4] if largest else [1] * len(kernel)
-    space = source.shape[2:]
     reach = list(zip(kernel, stride, pad, dilation, strict=True))
     initial = lowest(dtype) if largest else 0
 
-    def value(index: Sequence[Expr], r: Sequence[Expr]) -> Expr:
-        where = [o * s - p + k * d for o, k, (_, s, p, d) in zip(index[2:], r, reach, strict=True)]
-        inside = window_conditions(where, space, shape[2:], reach)
-        return b.guard(inside, lambda: source.at([*index[:2], *where]), tirx.const(initial, dtype))
-
-    total = b.reduce(shape, kernel, value, math.maximum if largest else add, initial, dtype)
+    total = windows(b, node, source, reach, math.maximum if largest else add, initial)
     if largest:
         return total
     count_padding = node.args[5]
     divisor = node.args[6] if len(node.args) > 6 else None  # avg_pool1d has none
 
     def at(index: Sequence[Expr]) -> Expr:
-        return total.at(index) / _window_size(index[2:], space, reach, bool(count_padding), divisor, dtype)
+        return total.at(index) / _window_size(index[2:], source.shape[2:], reach, bool(count_padding), divisor, dtype)
 
     return b.field(shape, dtype, at)
+
+
+def windows(
+    b: RegionBuilder,
+    node: fx.Node,
+    source: Field,
+    reach: Sequence[tuple[int, int, int, int]],
+    combine: Callable[[Expr, Expr], Expr],
+    initial: Any,
+) -> Field:
+    """Windows of (kernel, stride, padding, dilation) over the last axes, combined; outside there is `initial`."""
+    shape = output_shape(node)[0]
+    lead = len(shape) - len(reach)
+    space = source.shape[lead:]
+
+    def value(index: Sequence[Expr], r: Sequence[Expr]) -> Expr:
+        where = [o * s - p + k * d for o, k, (_, s, p, d) in zip(index[lead:], r, reach, strict=True)]
+        inside = window_conditions(where, space, shape[lead:], reach)
+        outside = tirx.const(initial, source.dtype)
+        return b.guard(inside, lambda: source.at([*index[:lead], *where]), outside)
+
+    return b.reduce(shape, [kernel for kernel, *_ in reach], value, combine, initial, source.dtype)
 
 
 def _window_size(

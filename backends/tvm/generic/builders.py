@@ -8,7 +8,18 @@ from typing import Any
 import torch
 from torch import fx
 
+from ....ir.ops import integer_name
 from .build_contract import build_attention, build_convolution, build_linear, build_matmul
+from .build_integer import (
+    build_integer_convolution,
+    build_integer_linear,
+    build_integer_matmul,
+    build_integer_max_pool,
+    build_integer_sum,
+    build_resize,
+    build_sum_pool,
+)
+from .build_integer_rows import build_integer_norm, build_integer_softmax
 from .build_move import (
     build_cat,
     build_constant_pad,
@@ -62,3 +73,22 @@ BUILDERS: Mapping[Any, Build] = {
     aten.convolution.default: build_convolution,
     aten.scaled_dot_product_attention.default: build_attention,
 }  # fmt: skip
+
+INTEGER_BUILDERS: Mapping[str, Build] = {
+    "convolution": build_integer_convolution,
+    "linear": build_integer_linear,
+    "matmul": build_integer_matmul,
+    "sum": build_integer_sum,
+    "sum_pool": build_sum_pool,
+    "max_pool": build_integer_max_pool,
+    "resize": build_resize,
+    "softmax": build_integer_softmax,
+    **dict.fromkeys(("layer_norm", "rms_norm"), build_integer_norm),
+}
+"""The same for `planish::` operators, by name: they need not be registered."""
+
+
+def builder_of(node: fx.Node) -> Build | None:
+    """The builder of what a node calls; None if it is pointwise or unknown."""
+    name = integer_name(node)
+    return BUILDERS.get(node.target) if name is None else INTEGER_BUILDERS.get(name)

@@ -19,7 +19,7 @@ from ..compat import tirx
 from ..kernels.ahead import look_ahead_rows
 from ..kernels.emit import Expr
 from .access import Axis, choose_axis, merge_reduced, row_prefix
-from .region import PARALLEL_ELEMENTS, RegionBuilder, as_truth, in_memory
+from .region import PARALLEL_ELEMENTS, RegionBuilder, as_truth, as_type, in_memory
 from .stage import Stage
 from .turned import Tiles, Turn, plan_turn
 
@@ -238,15 +238,15 @@ class Nest:
         """acc[lane] = combine(acc[lane], value)."""
         assert stage.combine is not None
         dtype = "bool" if stage.dtype == "bool" else str(acc.dtype)
-        result = stage.combine(as_truth(acc[lane], dtype), self._cast(value, dtype))
-        self.f.store(acc, self._cast(result, str(acc.dtype)), [lane])
+        result = stage.combine(as_truth(acc[lane], dtype), as_type(value, dtype))
+        self.f.store(acc, as_type(result, str(acc.dtype)), [lane])
 
     def _scan(self, stage: Stage, position: Sequence[Expr], at: Callable[[Expr], list[Expr]], acc: Any, n: int) -> None:
         assert stage.scan is not None
         with self.f.serial(stage.domain.extents[stage.scan]) as i, self.f.lanes(n) as v:
             here = at(v)
             here[stage.scan] = i
-            self._combine(stage, acc, v, self._cast(stage.value(here, ()), stage.dtype))
+            self._combine(stage, acc, v, as_type(stage.value(here, ()), stage.dtype))
             self._put(stage, here, acc[v])
 
     def _reduce_loops(
@@ -299,10 +299,6 @@ class Nest:
         where = list(position)
         if stage.buffer is not self.f.output:
             where = [self.b.offset(where[stage.prefix :], stage.domain.extents[stage.prefix :])]
-        value = self._cast(self._cast(value, stage.dtype), str(stage.buffer.dtype))
+        value = as_type(as_type(value, stage.dtype), str(stage.buffer.dtype))
         self.f.store(stage.buffer, value, [self.f.simplify(i) for i in where])
         self.b.forget()
-
-    @staticmethod
-    def _cast(value: Expr, dtype: str) -> Expr:
-        return value if str(value.ty.dtype) == dtype else tirx.Cast(dtype, value)

@@ -268,6 +268,11 @@ def as_truth(value: Expr, dtype: str) -> Expr:
     return tirx.NE(value, tirx.const(0, kept)) if dtype == "bool" and kept != "bool" else value
 
 
+def as_type(value: Expr, dtype: str) -> Expr:
+    """A value in the dtype that it is kept in."""
+    return value if str(value.ty.dtype) == dtype else tirx.Cast(dtype, value)
+
+
 def output_shape(node: fx.Node) -> tuple[tuple[int, ...], str]:
     """Logical shape and dtype of a node's value."""
     return shape_of(node), dtype_of(node)

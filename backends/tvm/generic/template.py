@@ -17,7 +17,7 @@ from ..plan import PLAIN, Layout, Value
 from ..target import Target
 from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import broadcast_index, dtype_of, shape_of
-from .builders import BUILDERS
+from .builders import builder_of
 from .nest import TASKS, WIDE, Nest
 from .region import PARALLEL_ELEMENTS, RegionBuilder
 from .stage import Domain, Field
@@ -32,7 +32,7 @@ class Generic:
     def wants(self, task: Task) -> Wants | Refused:
         """Inputs in any layout, the output in the one that is asked for."""
         for node in task.region.body.nodes:
-            if node.op == "call_function" and node.target not in BUILDERS and not is_pointwise(node):
+            if node.op == "call_function" and builder_of(node) is None and not is_pointwise(node):
                 return Refused(f"no builder for {node.target}")
         return Wants({}, output_layout(task))
 
@@ -47,27 +47,32 @@ class Generic:
         """Build fields and stages, then their loops."""
         chosen = {"tasks": TASKS[0], "wide": WIDE[0]} if choice is None else choice
         layout = output_layout(task)
-        region = task.region
-        used = tuple(i for i, p in enumerate(region.placeholders) if p.users)
+        used = tuple(i for i, p in enumerate(task.region.placeholders) if p.users)
         with Function(task, layout, Operands(used, {})) as f:
             builder = RegionBuilder(f)
-            for position, node in enumerate(region.placeholders):
-                builder.fields[node] = builder.placeholder(node, position)
-            for node in region.body.nodes:
-                if node.op == "call_function":
-                    builder.fields[node] = builder.once(node, field_of(builder, node))
-            _finish(builder, region.result, Domain(task.output.shape, layout))
+            define(builder, task, layout)
             Nest(builder, int(chosen["tasks"]), int(chosen["wide"])).emit()
         return Lowered(f.func, f.args, layout, chosen)
 
 
+def define(builder: RegionBuilder, task: Task, layout: Layout) -> None:
+    """Every value of a region as a field; the stages that these need, and the last one, which makes the result."""
+    for position, node in enumerate(task.region.placeholders):
+        builder.fields[node] = builder.placeholder(node, position)
+    for node in task.region.body.nodes:
+        if node.op == "call_function":
+            builder.fields[node] = builder.once(node, field_of(builder, node))
+    _finish(builder, task.region.result, Domain(task.output.shape, layout))
+
+
 def field_of(builder: RegionBuilder, node: fx.Node) -> Field:
     """The value of a call, by its builder or by formula; its inputs have fields already."""
-    if node.target in BUILDERS:
-        return BUILDERS[node.target](builder, node)
+    build = builder_of(node)
+    if build is not None:
+        return build(builder, node)
 
     def at(index: list[object]) -> object:
-        return evaluate(node, lambda a: builder[a].at(broadcast_index(index, builder[a].shape)))
+        return evaluate(node, lambda a: builder[a].at(broadcast_index(index, builder[a].shape)), builder.operand_at)
 
     return builder.field(shape_of(node), dtype_of(node), at)  # type: ignore[arg-type]
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from ....ir.ops import integer_name
 from ..compat import tirx
 from . import activations as act
 from . import arithmetic as num
-from . import math
+from . import integer, math
 from .lanes import PrimExpr, once
 from .math import const
 
@@ -172,6 +173,8 @@ def is_pointwise(node: fx.Node) -> bool:
 
 def refusal(node: fx.Node) -> str | None:
     """Why `evaluate` cannot compute the node, or None."""
+    if node.op == "call_function" and integer_name(node) in integer.POINTWISE:
+        return None
     if node.op != "call_function" or node.target not in POINTWISE:
         return "it is not in the table of pointwise operators"
     for value in (node, *node.all_input_nodes):
@@ -193,22 +196,24 @@ def _computed_in(dtype: torch.dtype) -> str:
     return "float32" if dtype is torch.bfloat16 else str(dtype).removeprefix("torch.")
 
 
-def evaluate(node: fx.Node, operand: Operand) -> PrimExpr:
-    """One element of a pointwise node, in the node's dtype.
+def evaluate(node: fx.Node, operand: Operand, entry: integer.Entry) -> PrimExpr:
+    """One element of a pointwise node, in the node's dtype; `entry` reads a value at an index, for tables.
 
     Emits statements where values are used more than once: an IRBuilder must be open, and vector loops must be
     `lanes.lane_loop`s.
     """
-    entry = POINTWISE[node.target]
+    if (name := integer_name(node)) is not None:
+        return integer.POINTWISE[name](node, operand, entry)
+    row = POINTWISE[node.target]
     if node.target in (aten.eq.Tensor, aten.ne.Tensor) and node.args[0] is node.args[1]:
         return _with_itself(node, operand)
-    dtype = _computed(node, entry)
-    condition = num.where if entry.function is num.where else None
+    dtype = _computed(node, row)
+    condition = num.where if row.function is num.where else None
     operands = [
-        _operand(arg, None if condition and i == 0 else dtype, operand, entry.simple)
-        for i, arg in enumerate(node.args[: entry.operands])
+        _operand(arg, None if condition and i == 0 else dtype, operand, row.simple)
+        for i, arg in enumerate(node.args[: row.operands])
     ]
-    return num.cast(entry.function(*operands, *node.args[entry.operands :], **_attributes(node)), dtype_of(node))
+    return num.cast(row.function(*operands, *node.args[row.operands :], **_attributes(node)), dtype_of(node))
 
 
 def _operand(arg: Any, dtype: str | None, operand: Operand, simple: bool) -> PrimExpr | None:
