@@ -17,11 +17,23 @@ if TYPE_CHECKING:
     import torch
 
     from .backends.tvm.runtime import Compiled
+    from .ir.image import Image
     from .ir.program import Program
     from .passes.base import Step
 
 __version__ = "0.1.0"
-__all__ = ["Compiled", "PlanishError", "Program", "__version__", "compile", "errors", "load", "rewrite", "tune_mode"]
+__all__ = [
+    "Compiled",
+    "Image",
+    "PlanishError",
+    "Program",
+    "__version__",
+    "compile",
+    "errors",
+    "load",
+    "rewrite",
+    "tune_mode",
+]
 
 
 def compile(
@@ -33,7 +45,7 @@ def compile(
     precision: str = "float32",
     numerics: str = "fast",
     calibration: Any = None,
-    preprocess: Any = None,
+    preprocess: Image | None = None,
     passes: str | Sequence[Step] | None = None,
     dynamic_shapes: Any = None,
     tune: float = 0.0,
@@ -49,7 +61,8 @@ def compile(
     `model` is an `nn.Module` in eval mode with `example_inputs` (a tuple, or one tensor), an `ExportedProgram`,
     or the path of a `.pt2` file. `target` is "native", an LLVM cpu name, or "arch:cpu"; `threads` is how many
     threads the code is planned for. With `verify`, every rewrite and the compiled code are compared with the
-    model itself. `progress` shows a bar (None: on a terminal), or is called with (what, done, of how many).
+    model itself. `preprocess`, an `Image`, is compiled with the model, which then takes uint8 images; the example may
+    be either. `progress` shows a bar (None: on a terminal), or is called with (what, done, of how many).
     `docs/cli.md` has every option.
     """
     options = {
@@ -122,6 +135,10 @@ def __getattr__(name: str) -> Any:
         from .backends.tvm.runtime import Compiled
 
         return Compiled
+    if name == "Image":
+        from .ir.image import Image
+
+        return Image
     if name == "Program":
         from .ir.program import Program
 

@@ -19,15 +19,19 @@ from .cli_options import (
     File,
     Inputs,
     Json,
+    Layout,
+    Mean,
     Model,
     Numerics,
     Precision,
     Rpc,
+    Std,
     Target,
     Threads,
     TuningDb,
     Weights,
     check_writable,
+    image_of,
     pairs,
 )
 from .errors import PlanishError
@@ -103,6 +107,9 @@ def compile(
     eval_mode: Eval = False,
     precision: Precision = "float32",
     numerics: Numerics = "fast",
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
     tune: Annotated[
         str, typer.Option(metavar="TIME", help="Search for faster kernels for so long: 90, 90s, 2m or 1h.")
     ] = "0",
@@ -122,6 +129,7 @@ def compile(
         "verify": verify,
         "numerics": numerics,
         "precision": precision,
+        "preprocess": image_of(mean, std, layout),
         "tune": tune,
         "tuning_db": tuning_db,
         "rpc": rpc,

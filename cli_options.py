@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .errors import OptionError, OutputError
+from .ir.image import Image
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A file that `planish compile` wrote.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
@@ -24,6 +25,12 @@ TuningDb = Annotated[str | None, typer.Option(metavar="PATH", help="The tuning d
 Rpc = Annotated[
     str | None, typer.Option(metavar="HOST:PORT/KEY", help="Tune for a device behind TVM's tracker, which measures.")
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBERS", help="Compile the preprocessing in: the mean of each channel, of 0 to 1."),
+]
+Std = Annotated[str | None, typer.Option(metavar="NUMBERS", help="The same: the standard deviation of each channel.")]
+Layout = Annotated[str | None, typer.Option(help='The same: "NHWC" or "NCHW", of the uint8 images that it takes.')]
 Target = Annotated[str, typer.Option(help='"native", an LLVM cpu name, or arch:cpu.')]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 
@@ -39,6 +46,22 @@ def pairs(texts: list[str]) -> dict[str, str]:
             raise OptionError(f"--input {name} is given twice.", "Give each input once.")
         found[name] = value
     return found
+
+
+def image_of(mean: str | None, std: str | None, layout: str | None) -> Image | None:
+    """The preprocessing that --mean, --std and --layout describe; None without any of them."""
+    if mean is None and std is None and layout is None:
+        return None
+    return Image(_numbers("--mean", mean or "0"), _numbers("--std", std or "1"), layout or "NHWC")
+
+
+def _numbers(option: str, text: str) -> float | tuple[float, ...]:
+    """`0.5`, or `0.485,0.456,0.406`."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"{option} {text} is no list of numbers.", f"Write {option} 0.485,0.456,0.406.") from None
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def check_writable(path: str) -> None:

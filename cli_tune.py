@@ -15,15 +15,19 @@ from .cli_options import (
     Eval,
     Inputs,
     Json,
+    Layout,
+    Mean,
     Model,
     Numerics,
     Precision,
     Rpc,
+    Std,
     Target,
     Threads,
     TuningDb,
     Weights,
     check_writable,
+    image_of,
     pairs,
 )
 
@@ -57,6 +61,9 @@ def model(
     eval_mode: Eval = False,
     precision: Precision = "float32",
     numerics: Numerics = "fast",
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
     tuning_db: TuningDb = None,
     rpc: Rpc = None,
     as_json: Json = False,
@@ -76,6 +83,7 @@ def model(
         "threads": threads,
         "precision": precision,
         "numerics": numerics,
+        "preprocess": image_of(mean, std, layout),
     }
     compiled = _compiler().compile_from_command(model, specs, weights, eval_mode, options)
     if output is not None:

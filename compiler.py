@@ -14,6 +14,7 @@ import torch
 from .backends.partition import Supports, partition
 from .errors import OptionError, TrainModeError, UnsupportedOperators
 from .ir.capture import capture
+from .ir.image import Image
 from .ir.program import Program, Stage
 from .models import example_inputs, load_model
 from .options import Options, Progress, check_options
@@ -21,6 +22,7 @@ from .passes.base import Pass, Repeat, Step, flat
 from .passes.manager import run_passes
 from .passes.pipelines import BFLOAT16, EXACT, GROUP
 from .passes.pipelines import pipeline as named_pipeline
+from .passes.preprocess.take_images import model_inputs, take_images, to_pixels
 from .progress import showing, silent
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         backend = TvmBackend(options.target, options.threads, options.numerics)
         backend.warm()
         report("capture", 0, 1)
-        captured = capture_model(model, inputs, kwargs)
+        captured, examples = captured_with(model, inputs, kwargs, options.preprocess)
         report("capture", 1, 1)
         optimized = optimize(captured, options.passes, options.verify, report)
         optimized = lower_precision(optimized, options.precision)
@@ -46,7 +48,7 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         compiled = backend.compile(grouped, progress=report, record=_record(options), tuning=tuning_of(options))
         if options.verify:
             report("verify", 0, 1)
-            check_compiled(compiled, captured, grouped, _flat(captured, inputs, kwargs), options.precision)
+            check_compiled(compiled, captured, grouped, examples, options.precision)
             report("verify", 1, 1)
     return compiled
 
@@ -102,6 +104,23 @@ def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None) -> 
     return capture(model, () if inputs is None else inputs, kwargs)
 
 
+def captured_with(
+    model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, image: Image | None
+) -> tuple[Program, list[torch.Tensor] | None]:
+    """What the model does with `image` in front of it, and the example inputs in its order, if there are any."""
+    if image is not None:
+        inputs, kwargs = model_inputs((inputs, kwargs), image)
+    program, examples = capture_model(model, inputs, kwargs), None
+    if inputs is not None or kwargs is not None:
+        args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs or ())
+        examples = program.signature.flatten(args, kwargs)
+    if image is not None:
+        program, place = take_images(program, image)
+        if examples is not None:
+            examples[place] = to_pixels(examples[place], image)
+    return program, examples
+
+
 def optimize(
     program: Program,
     passes: str | Sequence[Step] | None = None,
@@ -155,14 +174,6 @@ def check_supported(program: Program, supports: Supports) -> None:
         raise UnsupportedOperators(refused)
 
 
-def _flat(program: Program, inputs: Any, kwargs: Mapping[str, Any] | None) -> list[torch.Tensor] | None:
-    """The example inputs in the signature's order, if there are any."""
-    if inputs is None and kwargs is None:
-        return None
-    args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs or ())
-    return program.signature.flatten(args, kwargs)
-
-
 def _record(options: Options) -> dict[str, Any]:
     """What of the options an artifact keeps."""
     passes = options.passes if options.passes is None or isinstance(options.passes, str) else "custom"
@@ -173,4 +184,5 @@ def _record(options: Options) -> dict[str, Any]:
         "precision": options.precision,
         "numerics": options.numerics,
         "tune": options.tune,
+        "preprocess": options.preprocess and options.preprocess.to_json(),
     }

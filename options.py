@@ -13,6 +13,7 @@ from os import PathLike
 from typing import Any
 
 from .errors import DynamicShapeError, OptionError
+from .ir.image import Image
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is done, how many are done, how many there are). What follows a colon in the first may change."""
@@ -31,7 +32,7 @@ class Options:
     precision: str = "float32"
     numerics: str = "fast"
     calibration: Any = None
-    preprocess: Any = None
+    preprocess: Image | None = None
     passes: Any = None
     dynamic_shapes: Any = None
     tune: float = 0.0
@@ -55,6 +56,7 @@ def check_options(given: Mapping[str, Any]) -> Options:
     if isinstance(options.tune, str):
         options = replace(options, tune=parse_seconds(options.tune))
     _check_values(options)
+    _check_objects(options)
     _check_available(options)
     return options
 
@@ -84,12 +86,8 @@ def _check_available(options: Options) -> None:
             f"dynamic_shapes={options.dynamic_shapes!r} asks for symbolic dimensions, which are not available yet.",
             "Leave dynamic_shapes out: compile once for each shape that is needed.",
         )
-    for name, value, default in (
-        ("calibration", options.calibration, None),
-        ("preprocess", options.preprocess, None),
-    ):
-        if not (value is default or (isinstance(value, str) and value == default)):
-            raise OptionError(f"{name}={value!r} is not available yet.", f"Leave {name} out: it is {default!r}.")
+    if options.calibration is not None:
+        raise OptionError(f"calibration={options.calibration!r} is not available yet.", "Leave calibration out.")
 
 
 def _check_values(options: Options) -> None:
@@ -105,6 +103,8 @@ def _check_values(options: Options) -> None:
         )
     if options.rpc is not None and not isinstance(options.rpc, str):
         raise OptionError(f"rpc={options.rpc!r} is not host:port/key.", "Give a tracker and a key, or leave it out.")
+    if options.threads is not None:
+        check_thread_count(options.threads)
     if options.precision not in ("float32", "bfloat16"):
         raise OptionError(
             f"precision={options.precision!r} is not available: it is 'float32' or 'bfloat16'.",
@@ -115,10 +115,17 @@ def _check_values(options: Options) -> None:
             f"numerics={options.numerics!r} is neither 'fast' nor 'strict'.",
             "Give 'strict' for direct kernels only, which keep NaN and inf where they are, or leave it out.",
         )
-    if options.threads is not None:
-        check_thread_count(options.threads)
     if not isinstance(options.verify, bool):
         raise OptionError(f"verify={options.verify!r} is neither True nor False.", "Give verify=True or leave it out.")
+
+
+def _check_objects(options: Options) -> None:
+    """Refuse functions and objects that are none."""
+    if not (options.preprocess is None or isinstance(options.preprocess, Image)):
+        raise OptionError(
+            f"preprocess={options.preprocess!r} is no preprocessing.",
+            "Give planish.Image(mean, std, layout), or leave it out.",
+        )
     progress = options.progress
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise OptionError(

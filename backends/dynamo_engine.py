@@ -93,6 +93,11 @@ def make_engine(options: Mapping[str, Any]) -> Engine:
     if name not in ("tvm", "eager"):
         raise OptionError(f"There is no engine {name!r}.", "Engines are 'tvm' and 'eager'.")
     checked = check_options(rest)
+    if checked.preprocess is not None:
+        raise OptionError(
+            "torch.compile has no preprocess: the model is called with its own inputs.",
+            "Use planish.compile, or normalize in the model's forward.",
+        )
     if name == "tvm":
         return TvmEngine(checked)
     if rest:

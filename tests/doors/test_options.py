@@ -31,7 +31,7 @@ def test_times_may_be_written_with_their_unit(text: str, seconds: float) -> None
         ({"numerics": "exact"}, "numerics='exact' is neither 'fast' nor 'strict'"),
         ({"numerics": ["fast"]}, "numerics=['fast'] is neither"),
         ({"calibration": [1]}, "calibration=[1] is not available yet"),
-        ({"preprocess": object}, "preprocess="),
+        ({"preprocess": object}, "preprocess=<class 'object'> is no preprocessing"),
         ({"tuning_db": 3}, "tuning_db=3 is not the path of a file"),
         ({"rpc": 9190}, "rpc=9190 is not host:port/key"),
         ({"tuning_db": ""}, "tuning_db='' is not the path of a file"),

@@ -1,0 +1,1 @@
+"""Preprocessing that is compiled with the model."""
