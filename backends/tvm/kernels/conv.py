@@ -5,13 +5,14 @@ y[n, o, z] = b[o] + sum over c, taps k of z:  x[n, c, z*stride - pad + k*dilatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
 import numpy as np
 import torch
 
+from ....ir.ops import integer_name
 from ..plan import computed_dtype
 from ..template import Packed, Refused, Task
 from .bfloat16 import DOT_LANES, has_dot
@@ -31,6 +32,8 @@ class Conv:
     x: int
     w: int
     bias: int | None
+    x_zero: int = 0
+    """The code of x that means 0, where x holds codes."""
 
     @property
     def pointwise(self) -> bool:
@@ -46,7 +49,31 @@ def read_conv(task: Task, transposed: bool = False) -> Conv | Refused:
     anchor = task.region.anchor_node
     if anchor is None or anchor.target is not torch.ops.aten.convolution.default:
         return Refused("not a convolution")
-    args: tuple[Any, ...] = anchor.args
+    conv = _read(task, anchor.args, transposed)
+    if isinstance(conv, Refused):
+        return conv
+    if any(computed_dtype(task.inputs[p].dtype) != "float32" for p in (conv.x, conv.w, conv.bias) if p is not None):
+        return Refused("not float32 or bfloat16")
+    return conv
+
+
+def read_integer_conv(task: Task) -> Conv | Refused:
+    """Geometry of the region's convolution of uint8 codes, or why no integer template can take it."""
+    anchor = task.region.anchor_node
+    if anchor is None or integer_name(anchor) != "convolution":
+        return Refused("not a convolution of codes")
+    x, w, bias, x_zero, *geometry = anchor.args
+    conv = _read(task, (x, w, bias, *geometry), False)
+    if isinstance(conv, Refused):
+        return conv
+    dtypes = [task.inputs[p].dtype for p in (conv.x, conv.w, conv.bias) if p is not None]
+    if dtypes[:2] != ["uint8", "int8"] or dtypes[2:] not in ([], ["int32"]):
+        return Refused(f"codes of {', '.join(dtypes)}")
+    return replace(conv, x_zero=x_zero)
+
+
+def _read(task: Task, args: tuple[Any, ...], transposed: bool) -> Conv | Refused:
+    """What ATen's arguments say."""
     stride, padding, dilation, groups = *args[3:6], args[8]
     if bool(args[6]) != transposed:
         return Refused("not transposed" if transposed else "transposed")
@@ -55,8 +82,7 @@ def read_conv(task: Task, transposed: bool = False) -> Conv | Refused:
         return Refused("its input or weight is computed inside the region")
     if any(p is not None and p not in task.constants for p in places[1:]):
         return Refused("its weight or bias is not a constant")
-    if any(computed_dtype(task.inputs[p].dtype) != "float32" for p in places if p is not None):
-        return Refused("not float32 or bfloat16")
+    anchor: Any = task.region.anchor_node
     x, w = task.inputs[places[0]].shape, task.inputs[places[1]].shape
     out = tuple(int(d) for d in anchor.meta["val"].shape)
     if len(x) not in (3, 4, 5) or len(stride) != len(x) - 2:
