@@ -9,6 +9,7 @@ upper half of the product alone decides (`ir/dyadic.py`); from 1 to 62 nothing s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import fx
@@ -27,8 +28,8 @@ def note_shifts(body: fx.Graph, sources: Mapping[fx.Node, fx.Node], weights: Map
     """Note it on the placeholders of a region; `sources` are the nodes that they stand for."""
     for node in body.nodes:
         place = _PLACES.get(ops.integer_name(node) or "")
-        holder = None if place is None else node.args[place]
-        source = sources.get(holder) if isinstance(holder, fx.Node) else None
+        holder: Any = None if place is None else node.args[place]
+        source = sources.get(holder)
         if source is not None and source.op == "get_attr":
             holder.meta["shifts"] = shift_range(weights[str(source.target)])
 
