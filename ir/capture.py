@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, DynamicShapeError, ModelError, MutatedBufferError, PlanishError, TrainModeError
 from .detached import DataIsDetach
+from .functional import NO_STATE, refuse_unreadable
 from .ops import OPS
 from .optable import COMPOSITE
 from .origins import dotted_path, error_source, root_name
@@ -35,7 +36,7 @@ from .program import Program
 from .quiet import quiet
 from .signature import Parameter
 from .trees import constant, forward_parameters
-from .unlift import NO_STATE, refuse_unreadable, unlift
+from .unlift import unlift
 
 _ROUNDS = 4
 """How deep composite operators nest at most (bilinear → trilinear → products)."""

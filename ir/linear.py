@@ -9,16 +9,14 @@ composition stays exact. A linear layer is the case of rank 0: no positions, one
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-Ints = tuple[int, ...]
+from .taps import Ints, convolved, laid, lattice
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +176,8 @@ def add(a: Linear, b: Linear, sign: float = 1.0) -> Linear | str:
         return f"their strides {list(a.stride)} and {list(b.stride)} differ"
     groups = math.gcd(a.groups, b.groups)
     a, b = regroup(a, groups), regroup(b, groups)
-    lattice = [_lattice((x.low[i], x.dilation[i], x.taps[i]) for x in (a, b)) for i in range(a.rank)]
-    low, step, taps = (tuple(axis[i] for axis in lattice) for i in range(3))
+    merged = [lattice((x.low[i], x.dilation[i], x.taps[i]) for x in (a, b)) for i in range(a.rank)]
+    low, step, taps = (tuple(axis[i] for axis in merged) for i in range(3))
     weight = _laid(a, low, step, taps) + sign * _laid(b, low, step, taps)
     return replace(a, weight=weight, bias=a.bias + sign * b.bias, low=low, dilation=step)
 
@@ -229,23 +227,11 @@ def rows(op: Linear, picked: slice) -> Linear | str:
     return op
 
 
-def _lattice(axes: Iterable[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """(low, step, taps) of the lattice that holds all the taps, each given as (low, dilation, taps)."""
-    places = [-low + d * u for low, d, k in axes for u in range(k)]
-    start = min(places)
-    step = math.gcd(*(place - start for place in places))
-    return -start, step or 1, (max(places) - start) // step + 1 if step else 1
-
-
 def _laid(op: Linear, low: Ints, step: Ints, taps: Ints) -> Tensor:
     """The weight on a lattice that holds its taps."""
-    result = op.weight.new_zeros(*op.weight.shape[:2], *taps)
-    where: list[slice] = [slice(None), slice(None)]
-    for i in range(op.rank):
-        start, hop = (low[i] - op.low[i]) // step[i], max(op.dilation[i] // step[i], 1)
-        where.append(slice(start, start + hop * (op.taps[i] - 1) + 1, hop))
-    result[tuple(where)] = op.weight
-    return result
+    starts = [(here - own) // hop for here, own, hop in zip(low, op.low, step, strict=True)]
+    hops = [max(own // hop, 1) for own, hop in zip(op.dilation, step, strict=True)]
+    return laid(op.weight, starts, hops, taps)
 
 
 def _step(first: Linear, second: Linear, axis: int) -> int:
@@ -256,32 +242,10 @@ def _step(first: Linear, second: Linear, axis: int) -> int:
 
 
 def _convolved(first: Linear, second: Linear, steps: Ints) -> Tensor:
-    """The kernel of second after first: each tap of the second, shifted, times the whole first."""
-    groups, hidden = first.groups, first.outputs // first.groups
-    hops = [
-        (max(first.dilation[i] // steps[i], 1), max(first.stride[i] * second.dilation[i] // steps[i], 1))
-        for i in range(first.rank)
-    ]
-    counts = zip(hops, first.taps, second.taps, strict=True)
-    taps = [a * (k1 - 1) + b * (k2 - 1) + 1 for (a, b), k1, k2 in counts]
-    one = first.weight.reshape(groups, hidden, -1, *first.taps)
-    two = second.weight.reshape(groups, -1, hidden, *second.taps)
-    result = one.new_zeros(groups, two.shape[1], one.shape[2], *taps)
-    for place in _places(second.taps):
-        where: list[slice] = [slice(None)] * 3
-        for (a, b), k, u in zip(hops, first.taps, place, strict=True):
-            where.append(slice(b * u, b * u + a * (k - 1) + 1, a))
-        index: Any = (slice(None), slice(None), slice(None), *place)
-        product = torch.einsum("goh,gh...->go...", two[index], one.flatten(2)).reshape(
-            groups, two.shape[1], *one.shape[2:]
-        )
-        result[tuple(where)] += product
-    return result.reshape(second.outputs, -1, *taps)
-
-
-def _places(taps: Ints) -> Iterable[Ints]:
-    """Every index into a kernel."""
-    return itertools.product(*map(range, taps))
+    """The kernel of second after first, its taps `steps` apart."""
+    axes = zip(first.dilation, first.stride, second.dilation, steps, strict=True)
+    hops = [(max(one // step, 1), max(stride * two // step, 1)) for one, stride, two, step in axes]
+    return convolved(first.weight, second.weight, first.groups, hops)
 
 
 def _through(op: Linear, bias: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ first name in `state_dict` order.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
 
 from ..errors import CaptureError, DynamicShapeError, MutatedBufferError, TrainModeError
+from .functional import NO_STATE, is_training, place_of, refuse_odd_call, refuse_unreadable
 from .origins import origin
 from .program import Origin, Program
 from .signature import Parameter, Signature, TensorSpec, input_names, output_names, unique_name
@@ -32,9 +32,6 @@ _MUTATIONS = {
     OutputKind.PARAMETER_MUTATION: "parameter",
     OutputKind.USER_INPUT_MUTATION: "input",
 }
-
-NO_STATE = "Take the state as an input and return the new state as an output."
-"""What to do about mutation."""
 
 
 def unlift(
@@ -117,7 +114,7 @@ class _Unlift:
 
     def _refuse_training(self) -> None:
         """Ops that exist only while training, wherever they come from."""
-        found = [node for node in self.exported.graph.nodes if _is_training(node)]
+        found = [node for node in self.exported.graph.nodes if is_training(node)]
         if found:
             layers = [f"{origin(node).layer or '(top level)'} ({node.target})" for node in found]
             more = f" and {len(layers) - 4} more" if len(layers) > 4 else ""
@@ -135,7 +132,7 @@ class _Unlift:
                 kind, target = _MUTATIONS[spec.kind], spec.target or ""
                 if target in self.frozen:
                     kind, target = "buffer or parameter", self.frozen[target][0]
-                where = _at(self.nodes.get(spec.arg.name))
+                where = place_of(self.nodes.get(spec.arg.name))
                 raise MutatedBufferError(
                     f"The forward pass writes {kind} {names.get(target, target)!r}{where}.",
                     NO_STATE,
@@ -210,7 +207,7 @@ class _Unlift:
 
     def _call(self, node: fx.Node) -> None:
         """Copy one call, after a check that it can be part of a functional static graph."""
-        _refuse_odd_call(node)
+        refuse_odd_call(node)
         new = self.graph.node_copy(node, self._value)
         new.meta = {"val": _without_grad(node.meta["val"]), "origins": (origin(node),)}
         self.env[node] = new
@@ -260,7 +257,7 @@ def _output_leaf(spec: OutputSpec, nodes: Mapping[str, fx.Node]) -> Structure:
     if isinstance(spec.arg, ConstantArgument):
         return constant(spec.arg.value, "An output")
     raise CaptureError(
-        f"The model returns a number that depends on its inputs{_at(nodes.get(spec.arg.name))}.",
+        f"The model returns a number that depends on its inputs{place_of(nodes.get(spec.arg.name))}.",
         "Return a tensor instead (leave out .item() and len()).",
     )
 
@@ -278,51 +275,6 @@ def _storage(tensor: torch.Tensor) -> tuple[Any, ...]:
     return place, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
-def refuse_unreadable(name: str, tensor: torch.Tensor) -> None:
-    """A weight must be plain numbers in memory."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer) or tensor.is_meta:
-        where = "on the meta device" if tensor.is_meta else "of its own class"
-        raise CaptureError(
-            f"Weight {name!r} holds no plain data: it is a {type(tensor).__name__} {where}.",
-            "Load or initialize the weights before capture; replace tensor subclasses by plain tensors.",
-        )
-    layout = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
-    if layout != "strided":
-        raise CaptureError(f"Weight {name!r} is a {layout} tensor.", "Make it dense (.to_dense(), .dequantize()).")
-
-
-def _refuse_odd_call(node: fx.Node) -> None:
-    """Refuse control flow, numbers taken out of tensors, and shapes that depend on data."""
-    if not isinstance(node.target, torch._ops.OpOverload) and node.target is not operator.getitem:
-        name = getattr(node.target, "__name__", str(node.target))
-        raise CaptureError(f"The model uses {name}, which is not an ATen operator{_at(node)}.", _NO_BRANCH)
-    values = node.meta.get("val")
-    for value in values if isinstance(values, list | tuple) else [values]:
-        if isinstance(value, torch.Tensor) and not all(isinstance(d, int) for d in value.shape):
-            raise DynamicShapeError(
-                f"{node.target} returns a shape that depends on the data, {list(value.shape)}{_at(node)}.",
-                "Keep shapes fixed: torch.where or a mask instead of nonzero, boolean indexing or unique.",
-            )
-        if value is not None and not isinstance(value, torch.Tensor):
-            raise CaptureError(f"{node.target} takes a Python number out of a tensor{_at(node)}.", _NO_BRANCH)
-
-
-_NO_BRANCH = "Use tensor operations (torch.where instead of if, no .item()), or pass the value as a Python constant."
-
-
-def _is_training(node: fx.Node) -> bool:
-    """Whether this call does something only while training."""
-    aten = torch.ops.aten
-    if node.target in (aten._native_batch_norm_legit.default, aten._native_batch_norm_legit_functional.default):
-        return True
-    flag = {aten.dropout.default: 2, aten.native_dropout.default: 2, aten.feature_dropout.default: 2}
-    if node.target in flag:
-        return node.args[flag[node.target]] is not False and bool(node.args[1])
-    if node.target is aten.scaled_dot_product_attention.default:
-        return len(node.args) > 4 and bool(node.args[4])
-    return False
-
-
 def _without_grad(value: Any) -> Any:
     """Fake values as inference sees them."""
     if isinstance(value, torch.Tensor):
@@ -333,12 +285,3 @@ def _without_grad(value: Any) -> Any:
 def _owner(qualified: str) -> Origin:
     """The origin of a weight: the module that holds it."""
     return Origin(qualified.rpartition(".")[0])
-
-
-def _at(node: fx.Node | None) -> str:
-    """` in layer1.0 at model.py:12`, as much of it as is known."""
-    if node is None:
-        return ""
-    where = origin(node)
-    layer = f" in {where.layer}" if where.layer else ""
-    return f"{layer} at {where.source}" if where.source else layer
