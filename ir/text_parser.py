@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
-from .fake import Fakes
 from .program import Origin, Program, Region, Stage
 from .signature import Parameter, Signature, TensorSpec, output_names
 from .structure import Structure
-from .text_tokens import Cursor, Token
-from .text_values import DTYPES, WORDS, default_tensor, find_op, make_tensor, read_tensor, show_type
+from .text_reader import Reader
+from .text_tokens import Token
+from .text_values import default_tensor, find_op, show_type
 
 
 def parse_program(text: str, weights: Mapping[str, torch.Tensor] | None = None) -> Program:
@@ -23,13 +21,12 @@ def parse_program(text: str, weights: Mapping[str, torch.Tensor] | None = None) 
     return _Parser(text, weights or {}).program()
 
 
-class _Parser(Cursor):
+class _Parser(Reader):
     """Recursive descent over the tokens; builds the graph as it reads."""
 
     def __init__(self, text: str, given: Mapping[str, torch.Tensor]) -> None:
         super().__init__(text)
         self.given = given
-        self.fakes = Fakes()
         self.weights: dict[str, torch.Tensor] = {}
         self.regions: dict[str, Region] = {}
         self.graph = fx.Graph()
@@ -68,7 +65,7 @@ class _Parser(Cursor):
         args: list[Structure] = []
         kwargs: dict[str, Structure] = {}
         parameters: list[Parameter] = []
-        while not self.at(")"):
+        for _ in self.until(")"):
             first = len(specs)
             if self.token.kind == "word" and self.peek().text == "=":
                 key = self.take().text
@@ -79,9 +76,6 @@ class _Parser(Cursor):
                 args.append(self.tree(lambda: self.input_leaf(specs)))
                 stem = specs[first].name.split(".")[0] if len(specs) > first else f"arg{len(args) - 1}"
                 parameters.append(Parameter(stem))
-            if not self.at(")"):
-                self.expect(",")
-        self.expect(")")
         keys = Structure("dict", tuple(kwargs.values()), tuple(kwargs))
         return Structure("tuple", (Structure("tuple", tuple(args)), keys)), tuple(parameters)
 
@@ -116,62 +110,6 @@ class _Parser(Cursor):
         output.meta.update(val=tuple(values), origins=())
         return Signature(inputs, specs, tree, output_tree, parameters)
 
-    def tree(self, leaf: Callable[[], None]) -> Structure:
-        """Nested tuples, lists, dicts, named tuples and constants over leaves."""
-        if self.token.kind in ("value", "weight"):
-            leaf()
-            return Structure("leaf")
-        if self.at("(") or self.at("["):
-            return self.sequence(leaf)
-        if self.at("{"):
-            return self.mapping(leaf)
-        if self.token.kind == "word" and self.peek().text == "(":
-            name = self.take().text
-            fields = self.fields(leaf)
-            return Structure("namedtuple", tuple(fields.values()), (name, *fields))
-        return Structure.constant(self.literal())
-
-    def sequence(self, leaf: Callable[[], None]) -> Structure:
-        """`(a, b)`, `(a,)`, `[a]`; `(a)` is `a`."""
-        close = ")" if self.take().text == "(" else "]"
-        parts: list[Structure] = []
-        comma = False
-        while not self.at(close):
-            parts.append(self.tree(leaf))
-            comma = self.at(",")
-            if not self.at(close):
-                self.expect(",")
-        self.expect(close)
-        if close == ")" and len(parts) == 1 and not comma:
-            return parts[0]
-        return Structure("tuple" if close == ")" else "list", tuple(parts))
-
-    def mapping(self, leaf: Callable[[], None]) -> Structure:
-        """{"key": tree, ...}."""
-        self.expect("{")
-        parts: dict[Any, Structure] = {}
-        while not self.at("}"):
-            key = self.literal()
-            self.expect(":")
-            parts[key] = self.tree(leaf)
-            if not self.at("}"):
-                self.expect(",")
-        self.expect("}")
-        return Structure("dict", tuple(parts.values()), tuple(parts))
-
-    def fields(self, leaf: Callable[[], None]) -> dict[str, Structure]:
-        """(name=tree, ...)."""
-        self.expect("(")
-        parts: dict[str, Structure] = {}
-        while not self.at(")"):
-            key = self.take("word").text
-            self.expect("=")
-            parts[key] = self.tree(leaf)
-            if not self.at(")"):
-                self.expect(",")
-        self.expect(")")
-        return parts
-
     # constants
 
     def declaration(self) -> None:
@@ -193,26 +131,12 @@ class _Parser(Cursor):
             self.fail(f"@{name} was given {show_type(given)}", word)
         self.weights[name] = given
 
-    def tensor_values(self, dtype: torch.dtype, shape: list[int]) -> torch.Tensor | None:
-        """What stands right of the equals sign."""
-        if self.token.text not in ("random", "positive"):
-            return read_tensor(self.literal(), dtype, shape)
-        kind = self.take().text
-        self.expect("(")
-        seed = self.take("number")
-        self.expect(")")
-        return make_tensor(kind, int(seed.text), dtype, shape)
-
     def make_readers(self) -> None:
         """One `get_attr` for each constant, ahead of all calls."""
         for name, tensor in self.weights.items():
             node = self.graph.create_node("get_attr", name)
             node.meta.update(val=self.fakes.of(tensor), origins=())
             self.readers[name] = node
-
-    def weight_name(self, word: Token) -> str:
-        """`conv.weight` of `@conv.weight` or `@"conv.weight"`."""
-        return str(json.loads(word.text[1:])) if word.text[1] == '"' else word.text[1:]
 
     # statements
 
@@ -233,16 +157,13 @@ class _Parser(Cursor):
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         self.expect("(")
-        while not self.at(")"):
+        for _ in self.until(")"):
             if self.token.kind == "word" and self.peek().text == "=":
                 key = self.take().text
                 self.expect("=")
                 kwargs[key] = self.operand(values)
             else:
                 args.append(self.operand(values))
-            if not self.at(")"):
-                self.expect(",")
-        self.expect(")")
         node = self.define(graph, values, word, "call_function", op, tuple(args), kwargs)
         node.meta["origins"] = tuple(Origin(layer) for layer in self.layers())
         try:
@@ -261,15 +182,12 @@ class _Parser(Cursor):
         inner: dict[str, fx.Node] = {}
         operands: list[fx.Node] = []
         self.expect("(")
-        while not self.at(")"):
+        for _ in self.until(")"):
             parameter = self.take("value")
             self.expect("=")
             operands.append(self.operand_node())
             node = self.define(body, inner, parameter, "placeholder", parameter.text[1:], (), {})
             node.meta["val"] = operands[-1].meta["val"]
-            if not self.at(")"):
-                self.expect(",")
-        self.expect(")")
         anchor = None
         if self.at("anchor"):
             self.take()
@@ -307,7 +225,7 @@ class _Parser(Cursor):
         """The layers in the comment behind the token just read."""
         return tuple(layer.strip() for layer in self.comment().split(",") if layer.strip())
 
-    # operands, types and literals
+    # operands
 
     def operand(self, values: dict[str, fx.Node]) -> Any:
         """A value, a constant, a list of operands, or a literal."""
@@ -319,11 +237,8 @@ class _Parser(Cursor):
             return self.literal()
         self.take()
         items: list[Any] = []
-        while not self.at("]"):
+        for _ in self.until("]"):
             items.append(self.operand(values))
-            if not self.at("]"):
-                self.expect(",")
-        self.expect("]")
         return items
 
     def operand_node(self) -> fx.Node:
@@ -338,67 +253,8 @@ class _Parser(Cursor):
         node = values.get(name or word.text[1:])
         return node if node is not None else self.fail(f"{word.text} is not defined", word)
 
-    def declared_type(self) -> tuple[str, Token] | None:
-        """`: type` as text."""
-        if not self.at(":"):
-            return None
-        self.take()
-        return self.type_text(), self.token
-
-    def type_text(self) -> str:
-        """`f32[1]`, `(f32[1], none)`, `int`."""
-        if not self.at("("):
-            word = self.take("word")
-            if word.text not in DTYPES or not self.at("["):
-                return word.text
-            self.position -= 1
-            return show_type(self.fake(*self.tensor_type()))
-        self.take()
-        parts: list[str] = []
-        while not self.at(")"):
-            parts.append(self.type_text())
-            if not self.at(")"):
-                self.expect(",")
-        self.expect(")")
-        return f"({', '.join(parts)})"
-
-    def tensor_type(self) -> tuple[torch.dtype, list[int]]:
-        """dtype[dims]."""
-        word = self.take("word")
-        if word.text not in DTYPES:
-            self.fail(f"unknown dtype {word.text}", word)
-        self.expect("[")
-        shape: list[int] = []
-        while not self.at("]"):
-            dim = self.take("number")
-            if not dim.text.isdigit():
-                self.fail(f"{dim.text} is not an extent", dim)
-            shape.append(int(dim.text))
-            if not self.at("]"):
-                self.expect(",")
-        self.expect("]")
-        return DTYPES[word.text], shape
-
     def check_type(self, declared: tuple[str, Token] | None, node: fx.Node, word: Token) -> None:
         """A type that is written must be the right one."""
         actual = show_type(node.meta["val"])
         if declared is not None and declared[0] != actual:
             self.fail(f"{word.text} is {actual}, not {declared[0]}", word)
-
-    def fake(self, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
-        """A value without data."""
-        with self.fakes.mode:
-            return torch.empty(shape, dtype=dtype)
-
-    def literal(self) -> Any:
-        """A number, string, word or list of literals."""
-        if self.at("["):
-            return self.operand({})
-        word = self.take()
-        if word.kind == "string":
-            return json.loads(word.text)
-        if word.kind == "number":
-            return int(word.text) if re.fullmatch(r"-?\d+", word.text) else float(word.text)
-        if word.kind == "word" and word.text in WORDS:
-            return WORDS[word.text]
-        return self.fail(f"{word.text} is not a value", word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -94,6 +95,14 @@ class Cursor:
         if not self.at(text):
             self.fail(f"expected {text!r}, found {self.token.text!r}")
         self.position += 1
+
+    def until(self, close: str) -> Iterator[None]:
+        """Once for each part of a list, up to the mark that closes it; commas between, and one more if one likes."""
+        while not self.at(close):
+            yield
+            if not self.at(close):
+                self.expect(",")
+        self.expect(close)
 
     def name(self) -> str:
         """A word or a quoted name."""
