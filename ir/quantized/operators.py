@@ -137,8 +137,17 @@ OPERATORS: tuple[Operator, ...] = (
     Operator(f"rms_norm{_NORM}", rows.rms_norm, _like_first),
 )
 
+FLOATING: tuple[Operator, ...] = (
+    Operator(
+        "masked_softmax(Tensor x, Tensor seen, int dim) -> Tensor",
+        rows.masked_softmax,
+        lambda x, seen, dim: _empty(x, x.dtype),
+    ),
+)
+"""What a float program says so that it can be calibrated: it has no scores of -inf. Not for kernels."""
+
 _LIBRARY = torch.library.Library("planish", "DEF")
-for _operator in OPERATORS:
+for _operator in (*OPERATORS, *FLOATING):
     _LIBRARY.define(_operator.schema)
     _LIBRARY.impl(_operator.name, _operator.compute, "CPU")
     torch.library.register_fake(f"planish::{_operator.name}", _operator.shape, lib=_LIBRARY)

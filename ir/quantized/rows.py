@@ -48,6 +48,13 @@ def softmax(
     return result.clamp(max=limit).to(dtype)
 
 
+def masked_softmax(x: Tensor, seen: Tensor, dim: int) -> Tensor:
+    """Softmax of floats over the places that are seen; 0 at the others, and in rows that see none."""
+    places = seen.expand(x.shape)
+    kept = torch.softmax(x.masked_fill(~places, -torch.inf), dim)
+    return torch.where(places.any(dim, keepdim=True), kept, 0.0)
+
+
 def layer_norm(
     x: Tensor,
     weight: Tensor,
