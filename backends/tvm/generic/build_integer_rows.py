@@ -66,7 +66,7 @@ def build_integer_softmax(b: RegionBuilder, node: fx.Node) -> Field:
     def at(index: Sequence[Expr]) -> Expr:
         product = as_int(powers.at(index)) * inverse.at(row(index))
         result = shifted(product, once(excess.at(row(index)) + wide(61 - bits)), (31 - bits, 95))
-        return clamped(result, 0, -(2**31), 2**bits - 1, dtype)
+        return clamped(result, 0, -(2**31), min(2**bits - 1, torch.iinfo(dtype).max), dtype)
 
     return b.field(shape, output_shape(node)[1], at)
 
