@@ -71,18 +71,23 @@ class UnsupportedOperators(PlanishError):
     def __init__(self, ops: Sequence[UnsupportedOp]) -> None:
         """Group by operator: count, reason, then each layer with file:line."""
         self.ops = tuple(ops)
-        kinds: dict[tuple[str, str], list[UnsupportedOp]] = {}
-        for op in self.ops:
-            kinds.setdefault((op.op, op.reason), []).append(op)
-        lines = [f"{len(self.ops)} operator call(s) of {len(kinds)} kind(s) cannot be compiled:"]
-        for (name, reason), sites in kinds.items():
-            lines.append(f"  {len(sites)} x {name}: {reason}")
-            lines += [f"      in {s.layer or '(top level)'} at {s.source or '(unknown source)'}" for s in sites]
         super().__init__(
-            "\n".join(lines),
+            _listed(self.ops, "cannot be compiled"),
             'Rewrite these operators in the model, or use torch.compile(model, backend="planish"), '
             "which runs them in eager.",
         )
+
+
+def _listed(ops: Sequence[UnsupportedOp], what: str) -> str:
+    """Operators by kind and reason, with all their places."""
+    kinds: dict[tuple[str, str], list[UnsupportedOp]] = {}
+    for op in ops:
+        kinds.setdefault((op.op, op.reason), []).append(op)
+    lines = [f"{len(ops)} operator call(s) of {len(kinds)} kind(s) {what}:"]
+    for (name, reason), sites in kinds.items():
+        lines.append(f"  {len(sites)} x {name}: {reason}")
+        lines += [f"      in {s.layer or '(top level)'} at {s.source or '(unknown source)'}" for s in sites]
+    return "\n".join(lines)
 
 
 class VerifyError(PlanishError):
@@ -99,6 +104,18 @@ class QuantizationError(PlanishError):
 
 class AccumulatorOverflow(QuantizationError):
     """A sum of products that does not fit 32 bits."""
+
+
+class NoIntegerForm(QuantizationError):
+    """The model uses operators that have no integer form; `ops` lists them all."""
+
+    def __init__(self, ops: Sequence[UnsupportedOp]) -> None:
+        """Group by operator: count, reason, then each layer with file:line."""
+        self.ops = tuple(ops)
+        super().__init__(
+            _listed(self.ops, "have no integer form"),
+            "Keep these layers in float by name, allow floats with integer_only=False, or rewrite them in the model.",
+        )
 
 
 class RewriteMismatch(PlanishError):

@@ -1,0 +1,222 @@
+"""Writes an integer graph beside the float graph it stands for.
+
+    read(node, target) = emit(form(node), target)      once for each target
+
+A value with several readers has codes once, at its own scale; what another reader wants is requantized from these. A
+value with one reader gets that reader's codes at once, so nothing is rounded twice on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ...errors import QuantizationError
+from ...ir.fake import Fakes
+from ...ir.names import WeightNames
+from ...ir.program import Program
+from ...ir.quantized.constants import Function
+from ...ir.types import QuantParams
+from .forms import Accumulator, Clamped, Constant, Floating, Form, Pointwise, Target, Term, one, requantize
+from .plan import Plan
+
+planish = torch.ops.planish
+aten = torch.ops.aten
+
+SUMS = (
+    planish.convolution.default,
+    planish.linear.default,
+    planish.matmul.default,
+    planish.mul.default,
+    planish.sum.default,
+    planish.sum_pool.default,
+    planish.resize.default,
+)
+"""What makes accumulators: the name of the float node goes to the codes that are made of them."""
+
+
+def is_floating(node: Any) -> bool:
+    """Whether a node's value is a tensor of floating-point numbers."""
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
+
+
+@dataclass
+class Builder:
+    """The integer graph under construction, and what stands for each float value so far."""
+
+    program: Program
+    plan: Plan
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    forms: dict[fx.Node, Form] = field(default_factory=dict)
+    plain: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Empty tables."""
+        self.names = WeightNames({})
+        self.fakes = Fakes(self.program.graph)
+        self._read: dict[tuple[fx.Node, Target], fx.Node] = {}
+        self._constants: dict[str, fx.Node] = {}
+        self._standing: list[fx.Node] = []
+        self._floats: dict[fx.Node, fx.Node] = {}
+        self._first: fx.Node | None = None
+
+    def params(self, node: fx.Node) -> QuantParams:
+        """The planned codes of a float node."""
+        return self.plan.params(node)
+
+    def codes(self, node: fx.Node) -> fx.Node:
+        """A float node's planned codes."""
+        return self.read(node, Target.of(self.params(node)))
+
+    def bytes_of(self, node: fx.Node) -> tuple[fx.Node, QuantParams]:
+        """Codes of 8 bits: the planned ones, or where these are wider, those of the same range."""
+        params = self.params(node)
+        if params.dtype.itemsize != 1:
+            params = QuantParams.asymmetric(*self.plan.range(node))
+        return self.read(node, Target.of(params)), params
+
+    def read(self, node: fx.Node, target: Target) -> fx.Node:
+        """A float node's codes as a reader wants them."""
+        key = (node, target)
+        if key not in self._read:
+            with self.stand_for(node):
+                made = self._make(node, target)
+            made.meta["quant"], made.meta["of"] = target.params, node.name
+            self._read[key] = made
+        return self._read[key]
+
+    def moved(self, node: fx.Node, target: Target) -> fx.Node:
+        """Codes that a move takes: they stand for their own node, not for the move's."""
+        standing, self._standing = self._standing, []
+        try:
+            return self.read(node, target)
+        finally:
+            self._standing = standing
+
+    def term(self, node: fx.Node) -> Term:
+        """A float node's integers, as they are where only one reads them: an accumulator need not be rounded."""
+        form = self.forms[node]
+        if isinstance(form, Accumulator) and len(node.users) == 1:
+            return form.term
+        if isinstance(form, Constant):
+            return self.constant_term(form)
+        params = self.params(node)
+        return Term(self.codes(node), one(params.scale), params.zero)
+
+    def function(self, node: fx.Node) -> tuple[fx.Node, Function]:
+        """(value, f) where the node is f of that value, as far up as functions go."""
+        form = self.forms[node]
+        if isinstance(form, Pointwise):
+            return form.source, form.function
+        if isinstance(form, Clamped):
+            source, inner = self.function(form.source)
+            least, most = form.least, form.most
+            return source, lambda x: inner(x).clamp(least, most)
+        return node, lambda x: x
+
+    def floats(self, node: fx.Node) -> fx.Node:
+        """A node's value as float32, or as it is where it is no floating value."""
+        if node in self.plain:
+            return self.plain[node]
+        form = self.forms[node]
+        if isinstance(form, Floating):
+            return form.node
+        if isinstance(form, Constant):
+            return self.constant(form.name, form.tensor)
+        if node not in self._floats:
+            with self.stand_for(node):
+                term = self.term(node)
+                scale = self.weight("scale", term.scale.to(torch.float32))
+                self._floats[node] = self.call(planish.dequantize.default, term.node, scale, term.zero)
+        return self._floats[node]
+
+    def as_float(self, node: fx.Node) -> fx.Node:
+        """The same call on float values."""
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self.floats)
+        with self.stand_for(node):
+            made = self.call(node.target, *args, **kwargs)
+        made.meta["of"] = node.name
+        return made
+
+    def call(self, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A new call, with the origins of the float nodes it is made for."""
+        name = self._standing[0].name
+        made = self.graph.create_node("call_function", op, args, kwargs, name=f"{name}_sum" if op in SUMS else name)
+        self._first = self._first or made
+        origins = (origin for node in self._standing for origin in node.meta.get("origins", ()))
+        made.meta = {"val": self.fakes.run(op, args, kwargs), "origins": tuple(dict.fromkeys(origins))}
+        return made
+
+    def weight(self, suffix: str, tensor: Tensor) -> fx.Node:
+        """A new constant of the float node that is being stood for."""
+        return self.constant(f"{self._standing[0].name}.{suffix}", tensor)
+
+    def constant(self, name: str, tensor: Tensor) -> fx.Node:
+        """A constant, stored once."""
+        name = self.names.add(name, tensor)
+        if name not in self._constants:
+            with self.graph.inserting_before(self._first) if self._first else nullcontext():
+                made = self.graph.create_node("get_attr", name)
+            origins = self._standing[0].meta.get("origins", ()) if self._standing else ()
+            made.meta = {"val": self.fakes.of(self.names.weights[name]), "origins": origins}
+            self._constants[name] = made
+        return self._constants[name]
+
+    def stand_for(self, node: fx.Node) -> _Standing:
+        """Within, new nodes are made for this float node, and for those that are being stood for already."""
+        return _Standing(self._standing, node)
+
+    def finish(self, results: Iterable[fx.Node]) -> Program:
+        """The program, without what nobody reads."""
+        made = self.graph.output(tuple(results))
+        made.meta = {**self.program.graph.output_node().meta, "val": tuple(n.meta["val"] for n in made.args[0])}
+        for node in reversed(list(self.graph.nodes)):
+            if not node.users and node.op not in ("placeholder", "output"):
+                self.graph.erase_node(node)
+        read = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        weights = {name: tensor for name, tensor in self.names.weights.items() if name in read}
+        return self.program.evolve(graph=self.graph, weights=weights)
+
+    def _make(self, node: fx.Node, target: Target) -> fx.Node:
+        form = self.forms[node]
+        if isinstance(form, Constant) or len(node.users) == 1:
+            return form.emit(self, target)
+        planned = Target.of(self.params(node))
+        if target == planned:
+            return form.emit(self, target)
+        scale = one(planned.params.scale)
+        return requantize(self, Term(self.codes(node), scale, planned.params.zero), target)
+
+    def constant_term(self, form: Constant) -> Term:
+        """A constant operand: 16 bits, so that its own rounding does not count."""
+        bound = float(form.tensor.abs().max()) if form.tensor.numel() else 0.0
+        params = QuantParams.symmetric(bound or 1.0, 16)
+        codes = self.constant(f"{form.name}.codes", params.codes(form.tensor))
+        return Term(codes, one(params.scale), 0)
+
+
+class _Standing:
+    """A node on top of a stack, for a while."""
+
+    def __init__(self, stack: list[fx.Node], node: fx.Node) -> None:
+        self._stack, self._node = stack, node
+
+    def __enter__(self) -> None:
+        self._stack.append(self._node)
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.pop()
+
+
+def constant_of(builder: Builder, value: Any, what: str) -> Tensor:
+    """The tensor of an argument that has to be a constant."""
+    form = builder.forms.get(value)
+    if not isinstance(form, Constant):
+        raise QuantizationError(f"its {what} is computed from the inputs", "Keep the layer in float.")
+    return form.tensor

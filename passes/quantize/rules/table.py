@@ -1,0 +1,57 @@
+"""The table: which rule makes the integer form of which operator. What is missing has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import fx
+
+from ....ir.ops import family, is_call
+from ....ir.scales import moves
+from ..builder import Builder, is_floating
+from ..forms import Form
+from . import pointwise, products, sums
+from .moves import POOLS, max_pool, move
+
+aten = torch.ops.aten
+Rule = Callable[[fx.Node, Builder], Form | str]
+"""What stands for a node's value, or the reason why it has no integer form."""
+
+RULES: Mapping[torch._ops.OpOverload, Rule] = {
+    aten.convolution.default: products.convolution,
+    aten.linear.default: products.linear,
+    aten.relu.default: pointwise.bounded,
+    aten.relu6.default: pointwise.bounded,
+    aten.hardtanh.default: pointwise.bounded,
+    aten.clamp.default: pointwise.bounded,
+    aten.add.Tensor: pointwise.binary,
+    aten.sub.Tensor: pointwise.binary,
+    aten.rsub.Tensor: pointwise.binary,
+    aten.mul.Tensor: pointwise.binary,
+    aten.div.Tensor: pointwise.binary,
+    aten.prelu.default: pointwise.prelu,
+    aten._prelu_kernel.default: pointwise.prelu,
+    aten._to_copy.default: pointwise.same,
+    aten.mean.dim: sums.reduction,
+    aten.mean.default: sums.reduction,
+    aten.sum.dim_IntList: sums.reduction,
+    aten.sum.default: sums.reduction,
+    aten.avg_pool1d.default: sums.average_pool,
+    aten.avg_pool2d.default: sums.average_pool,
+    aten.avg_pool3d.default: sums.average_pool,
+    **dict.fromkeys(POOLS, max_pool),
+    aten.constant_pad_nd.default: move,
+}
+"""By operator; what moves and what is pointwise has a rule without standing here."""
+
+
+def rule_of(node: fx.Node) -> Rule | None:
+    """The rule of a call whose result is a floating tensor."""
+    if node.target in RULES:
+        return RULES[node.target]  # type: ignore[index]
+    if moves(node):
+        return move
+    if family(node) == "pointwise" and is_floating(node) and not is_call(node, aten.masked_fill.Scalar):
+        return pointwise.function
+    return None
