@@ -15,7 +15,7 @@ from torch import fx, nn
 import planish
 from planish.ir.match import Failed, Op, X, match
 from planish.ir.program import Program
-from planish.ir.rewrite import Call, Refused, Replacement, Rule
+from planish.ir.rules import Call, Refused, Replacement, Rule
 from planish.passes.base import Pass
 from planish.passes.pipelines import NORMALIZE
 

@@ -2,15 +2,15 @@
 
     rule(node, program) -> Replacement | Refused | None        (None: this node is no candidate)
 
-A rule describes new nodes as expressions (`Call`, `Weight`, existing `fx.Node`s); `apply_rules` makes them,
+A rule (`rules`) describes new nodes as expressions (`Call`, `Weight`, existing `fx.Node`s); `apply_rules` makes them,
 fills `meta["val"]` with fake tensors and `meta["origins"]` with the union of the replaced nodes' origins,
 redirects users, erases what became dead, and drops weights nobody reads any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,57 +24,11 @@ from .fake import Fakes
 from .names import WeightNames
 from .program import Origin, Program, Region
 from .report import Site
+from .rules import Call, Expr, Refused, Replacement, Rule, Weight, parts_of, reads_of, resolve
 from .worklist import Worklist
 
 MAX_GENERATIONS = 1000
 """A node that descends from this many rewrites in a row comes from rules that undo each other."""
-
-
-@dataclass(frozen=True, eq=False)
-class Weight:
-    """A new constant. `name` is a wish (made unique); equal bytes under an equal name are stored once."""
-
-    name: str
-    tensor: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A new call of an ATen op (or `operator.getitem`, or a `Region`).
-
-    Arguments may hold `Call`, `Weight` and `fx.Node` at any depth. The same `Call` object used twice makes one node.
-    `of` are the nodes whose origins it keeps, where those are not all that the replacement replaces.
-    """
-
-    op: Any
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    of: tuple[fx.Node, ...] = ()
-
-
-Expr = Call | Weight | fx.Node
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """For each replaced node, the expression that takes over its users.
-
-    `covers` are the other nodes the rewrite makes dead (their origins are kept on the new nodes).
-    """
-
-    values: Mapping[fx.Node, Expr]
-    covers: tuple[fx.Node, ...] = ()
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A candidate that must not be rewritten: why (one clause), and at which node."""
-
-    reason: str
-    at: fx.Node
-
-
-Rule = Callable[[fx.Node, Program], Replacement | Refused | None]
 
 
 def apply_rules(
@@ -245,7 +199,7 @@ class _Maker:
         stack: list[Call | Weight] = [] if isinstance(root, fx.Node) else [root]
         while stack:
             expr = stack[-1]
-            missing = [part for part in _parts(expr) if id(part) not in self.memo]
+            missing = [part for part in parts_of(expr) if id(part) not in self.memo]
             if missing:
                 stack += reversed(missing)
                 continue
@@ -262,8 +216,8 @@ class _Maker:
 
     def _call(self, call: Call, old: fx.Node) -> fx.Node:
         graph = self.editor.graph
-        args, kwargs = _resolve(call.args, self.memo), _resolve(dict(call.kwargs), self.memo)
-        late = [n for n in _nodes((args, kwargs)) if not n < old]
+        args, kwargs = resolve(call.args, self.memo), resolve(dict(call.kwargs), self.memo)
+        late = [n for n in reads_of((args, kwargs)) if not n < old]
         with graph.inserting_after(max(late)) if late else graph.inserting_before(old):
             if isinstance(call.op, Region):
                 self.editor.program.regions[call.op.name] = call.op
@@ -298,36 +252,6 @@ def _pure(node: fx.Node) -> bool:
     if node.op in ("get_attr", "call_module"):
         return True
     return node.op == "call_function" and not node.is_impure(impure_random=False)
-
-
-def _parts(expr: Call | Weight) -> list[Call | Weight]:
-    """The expressions an expression is made of."""
-    if isinstance(expr, Weight):
-        return []
-    return [part for part in _flatten((expr.args, expr.kwargs)) if isinstance(part, Call | Weight)]
-
-
-def _nodes(value: Any) -> list[fx.Node]:
-    return [p for p in _flatten(value) if isinstance(p, fx.Node)]
-
-
-def _flatten(value: Any) -> Iterable[Any]:
-    """The leaves of nested tuples, lists and dicts."""
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in _flatten(item)]
-    if isinstance(value, Mapping):
-        return [leaf for item in value.values() for leaf in _flatten(item)]
-    return [value]
-
-
-def _resolve(value: Any, memo: dict[int, fx.Node]) -> Any:
-    """Put the made nodes in the places of their expressions."""
-    if isinstance(value, list | tuple):
-        items = [_resolve(item, memo) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, Mapping):
-        return {key: _resolve(item, memo) for key, item in value.items()}
-    return memo[id(value)] if isinstance(value, Call | Weight) else value
 
 
 def _base_name(op: Any) -> str:

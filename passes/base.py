@@ -15,7 +15,8 @@ from typing import ClassVar
 
 from ..ir.program import Program, Stage
 from ..ir.report import Site
-from ..ir.rewrite import Rule, apply_rules
+from ..ir.rewrite import apply_rules
+from ..ir.rules import Rule
 
 
 class Numerics(enum.Enum):

@@ -43,7 +43,7 @@ import torch
 from torch import fx
 
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule, Weight
+from ...ir.rules import Call, Expr, Refused, Replacement, Rule, Weight
 from ..base import Pass
 from .affine import Affine, affine, broadcast, chain, constant, end_of_chain, ends_chain, has_batch_norm, uses, value
 from .linear_ops import after, channel_axis, is_linear_op, name_of, named, short

@@ -48,7 +48,7 @@ import torch
 from torch import fx
 
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule
+from ...ir.rules import Call, Expr, Refused, Replacement, Rule
 from ..base import Pass
 from .affine import (
     Affine,

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, fx
 
 from ...ir.program import Program
-from ...ir.rewrite import Call, Refused, Replacement, Rule, Weight
+from ...ir.rules import Call, Refused, Replacement, Rule, Weight
 from ..base import Pass
 from .constants import Constants, evaluate
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from ...ir import linear
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Weight
+from ...ir.rules import Call, Expr, Weight
 from .affine import Affine, constant, value, wider
 
 aten = torch.ops.aten

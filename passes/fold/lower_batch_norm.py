@@ -42,7 +42,7 @@ import torch
 from torch import fx
 
 from ...ir.program import Program, Stage
-from ...ir.rewrite import Call, Expr, Replacement, Rule, Weight
+from ...ir.rules import Call, Expr, Replacement, Rule, Weight
 from ..base import Pass
 from .affine import Affine, broadcast, chain, ends_chain, has_batch_norm, value
 from .linear_ops import name_of

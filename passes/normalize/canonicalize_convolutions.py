@@ -33,7 +33,7 @@ from torch import fx
 
 from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rewrite import Expr
+from ...ir.rules import Expr
 from .spelling import OpPass, Respell, Verdict, aten, call, full_length, replace_by, shape_of
 
 

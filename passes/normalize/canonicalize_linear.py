@@ -37,7 +37,7 @@ from torch import fx
 
 from ...ir.ops import arguments, is_call
 from ...ir.program import Program
-from ...ir.rewrite import Expr
+from ...ir.rules import Expr
 from ..base import Numerics
 from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by, shape_of, value_of
 

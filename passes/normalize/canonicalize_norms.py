@@ -40,7 +40,7 @@ from torch import fx
 
 from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Refused
+from ...ir.rules import Call, Expr, Refused
 from ..base import Numerics
 from .spelling import OpPass, Respell, Verdict, args_of, aten, call, first_result_only, replace_by, shape_of, value_of
 

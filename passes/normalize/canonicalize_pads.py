@@ -36,7 +36,7 @@ from torch import fx
 
 from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rewrite import Expr
+from ...ir.rules import Expr
 from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by, shape_of, value_of
 
 

@@ -42,7 +42,7 @@ from torch import fx
 
 from ...ir.ops import arguments, is_call
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Refused, Weight
+from ...ir.rules import Call, Expr, Refused, Weight
 from ..base import Numerics
 from .spelling import (
     OpPass,

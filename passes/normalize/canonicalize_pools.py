@@ -33,7 +33,7 @@ from torch import fx
 
 from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr
+from ...ir.rules import Call, Expr
 from ..base import Numerics
 from .spelling import (
     OpPass,

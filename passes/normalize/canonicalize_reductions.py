@@ -38,7 +38,7 @@ from torch import fx
 
 from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Refused, Replacement
+from ...ir.rules import Call, Expr, Refused, Replacement
 from ..base import Numerics
 from .spelling import (
     OpPass,

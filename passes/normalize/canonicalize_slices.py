@@ -41,7 +41,7 @@ from torch import fx
 
 from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rewrite import Expr, Weight
+from ...ir.rules import Expr, Weight
 from .spelling import OpPass, Respell, Verdict, args_of, aten, call, positive_dim, replace_by, shape_of, value_of
 
 SPLITS = frozenset(

@@ -36,7 +36,7 @@ from torch import fx
 
 from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rewrite import Expr, Refused, Weight
+from ...ir.rules import Expr, Refused, Weight
 from .spelling import OpPass, Respell, Verdict, args_of, aten, call, positive_dim, replace_by, shape_of
 
 

@@ -41,7 +41,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ...ir.fake import Fakes
 from ...ir.ops import info
 from ...ir.program import Stage
-from ...ir.rewrite import Call, Expr, Replacement, Rule, Weight
+from ...ir.rules import Call, Expr, Replacement, Rule, Weight
 from ..base import Numerics, Pass
 from .spelling import aten, call, parts_of
 

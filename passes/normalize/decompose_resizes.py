@@ -36,7 +36,7 @@ from torch import Tensor, fx
 
 from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rewrite import Expr, Weight
+from ...ir.rules import Expr, Weight
 from ..base import Numerics
 from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by, shape_of, value_of
 

@@ -34,7 +34,7 @@ from torch import fx
 
 from ...ir.ops import family
 from ...ir.program import Program
-from ...ir.rewrite import Weight
+from ...ir.rules import Weight
 from .spelling import OpPass, Verdict, aten, call, replace_by, value_of
 
 

@@ -34,7 +34,7 @@ import torch
 from torch import fx
 
 from ...ir.program import Program
-from ...ir.rewrite import Call, Weight
+from ...ir.rules import Call, Weight
 from .spelling import OpPass, Verdict, args_of, aten, call, is_tensor, replace_by, value_of
 
 

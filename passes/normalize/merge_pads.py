@@ -34,7 +34,7 @@ from torch import fx
 from ...ir.match import equal_literals
 from ...ir.ops import is_call
 from ...ir.program import Program
-from ...ir.rewrite import Refused
+from ...ir.rules import Refused
 from ..base import Numerics
 from .spelling import OpPass, Respell, Verdict, args_of, aten, call, replace_by
 

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from torch import fx
 
 from ...ir.program import Program
-from ...ir.rewrite import Refused
+from ...ir.rules import Refused
 from .spelling import OpPass, Respell, Verdict, args_of, aten, first_result_only, replace_by
 
 

@@ -31,7 +31,7 @@ from torch import fx
 
 from ...ir.ops import is_pure
 from ...ir.program import Program
-from ...ir.rewrite import Replacement
+from ...ir.rules import Replacement
 from .spelling import OpPass, Verdict, same_arguments
 
 

@@ -17,7 +17,7 @@ from torch import fx
 
 from ...ir.match import equal_literals
 from ...ir.program import Program, Stage
-from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule
+from ...ir.rules import Call, Expr, Refused, Replacement, Rule
 from ..base import Numerics, Pass
 
 aten = torch.ops.aten

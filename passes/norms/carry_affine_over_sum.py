@@ -58,7 +58,7 @@ import torch
 from torch import fx
 
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule
+from ...ir.rules import Call, Expr, Refused, Replacement, Rule
 from ..base import Pass
 from ..fold import fold_affine_backward
 from ..fold.affine import Affine, affine, chain, ends_chain, value

@@ -46,7 +46,7 @@ import torch
 from torch import Tensor, fx
 
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule, Weight
+from ...ir.rules import Call, Expr, Refused, Replacement, Rule, Weight
 from ..base import Pass
 from ..fold.affine import Affine, constant, value
 from ..fold.linear_ops import CONVOLUTION, LINEAR, is_linear_op, name_of, named

@@ -40,7 +40,7 @@ from torch import fx
 from ...ir.ops import argument, arguments, is_call
 from ...ir.program import Program
 from ...ir.quantized.operators import FLOATING
-from ...ir.rewrite import Call, Expr, Replacement, Rule, Weight
+from ...ir.rules import Call, Expr, Replacement, Rule, Weight
 from ..base import Numerics, Pass
 from ..normalize.spelling import aten, call, shape_of, value_of
 from .masks import seen_places, seen_scores

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from ...ir.ops import argument, is_call
 from ...ir.program import Program
-from ...ir.rewrite import Expr, Weight
+from ...ir.rules import Expr, Weight
 from ..normalize.spelling import aten, call, value_of
 
 AWAY = -1e4

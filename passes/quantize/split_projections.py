@@ -46,7 +46,7 @@ from torch import fx
 
 from ...ir.ops import is_call
 from ...ir.program import Program
-from ...ir.rewrite import Expr, Replacement, Rule, Weight
+from ...ir.rules import Expr, Replacement, Rule, Weight
 from ..base import Numerics, Pass
 from ..normalize.spelling import aten, call, shape_of
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from ...ir.linear import Linear, regroup
-from ...ir.rewrite import Call, Expr, Weight
+from ...ir.rules import Call, Expr, Weight
 from ..fold.affine import Affine, value
 from ..fold.linear_ops import CONVOLUTION, LINEAR, is_linear_op, name_of, short
 from ..fold.lower_batch_norm import normal_form

@@ -53,7 +53,7 @@ from torch import fx
 from ...ir import linear
 from ...ir.linear import Linear
 from ...ir.program import Program
-from ...ir.rewrite import Call, Refused, Replacement, Rule
+from ...ir.rules import Call, Refused, Replacement, Rule
 from ..base import Pass
 from ..fold.affine import read, uses, value, wider
 from ..fold.linear_ops import is_linear_op, named, short

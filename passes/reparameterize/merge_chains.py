@@ -39,7 +39,7 @@ from torch import fx
 
 from ...ir.linear import Linear
 from ...ir.program import Program
-from ...ir.rewrite import Refused, Replacement, Rule
+from ...ir.rules import Refused, Replacement, Rule
 from ..base import Pass
 from ..fold.affine import uses, value, wider
 from ..fold.linear_ops import is_linear_op, named, short

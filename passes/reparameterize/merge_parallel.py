@@ -44,7 +44,7 @@ from torch import fx
 
 from ...ir import linear
 from ...ir.program import Program
-from ...ir.rewrite import Call, Refused, Replacement, Rule
+from ...ir.rules import Call, Refused, Replacement, Rule
 from ..base import Pass
 from ..fold.affine import uses, value
 from ..fold.linear_ops import CONVOLUTION, is_linear_op, named

@@ -43,7 +43,7 @@ from torch import Tensor, fx
 from ...ir import linear
 from ...ir.linear import Linear
 from ...ir.program import Program
-from ...ir.rewrite import Call, Refused, Replacement, Rule, Weight
+from ...ir.rules import Call, Refused, Replacement, Rule, Weight
 from ..base import Pass
 from ..fold.affine import constant, uses, value
 from ..fold.linear_ops import CONVOLUTION, is_transposed, name_of, named, short

@@ -36,7 +36,7 @@ import torch
 from torch import fx
 
 from ...ir.program import Program
-from ...ir.rewrite import Call, Expr, Refused, Replacement, Rule
+from ...ir.rules import Call, Expr, Refused, Replacement, Rule
 from ..base import Pass
 from ..fold.affine import uses, value
 

@@ -11,7 +11,8 @@ from torch import fx
 
 from planish.errors import RewriteMismatch, VerifyError
 from planish.ir.program import Origin, Program, Region
-from planish.ir.rewrite import Call, Refused, Replacement, Rule, Weight, apply_rules, erase_dead
+from planish.ir.rewrite import apply_rules, erase_dead
+from planish.ir.rules import Call, Refused, Replacement, Rule, Weight
 from planish.ir.text import parse_program, print_program
 
 aten = torch.ops.aten

@@ -13,7 +13,7 @@ from torch import fx
 from planish.errors import OptionError, RewriteMismatch, VerifyError
 from planish.ir.program import Program, Stage
 from planish.ir.report import PassReport, Site
-from planish.ir.rewrite import Call, Refused, Replacement, Rule
+from planish.ir.rules import Call, Refused, Replacement, Rule
 from planish.ir.signature import TensorSpec
 from planish.ir.text import parse_program, print_program
 from planish.passes.base import Pass
