@@ -1,4 +1,4 @@
-"""Runs an integer operator's kernel by hand, over several sets of inputs: the bits of the reference, element by element.
+"""Runs an integer operator's kernel by hand, over several sets of inputs: the bits of the reference.
 
 exact(fn, *sets): generic(fn)(*inputs) == fn(*inputs) for each set of inputs
 """

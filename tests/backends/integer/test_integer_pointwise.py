@@ -56,7 +56,7 @@ def test_requantize_by_channel(dtype: torch.dtype) -> None:
 
 
 def test_edge_vectors() -> None:
-    """By hand: 0.5 · -3 = -1.5 goes up to -1, 0.5 · -1 to 0; 7984 · 1583594044 · 2^-40 = 11.4991 is 11, rounded once."""
+    """By hand: 0.5 · -3 = -1.5 goes up to -1, 0.5 · -1 to 0; 7984 · 1583594044 · 2^-40 = 11.4991 is 11."""
     half = Dyadic.of(0.5)
     assert (half.multiplier, half.shift) == (2**30, 31)
     assert planish.requantize.default(
