@@ -29,14 +29,17 @@ def exact(
     *sets: Sequence[Tensor],
     layouts: Sequence[str] = (PLAIN,),
     shifts: dict[int, tuple[int, int]] | None = None,
+    small: Sequence[int] = (),
     template: Template | None = None,
     **options: Any,
 ) -> None:
-    """One kernel for each of `layouts` of the first input and the result; `shifts` notes ranges on placeholders."""
+    """A kernel for each of `layouts` of the first input and the result; `shifts` and `small` go to placeholders."""
     for layout in layouts:
         task = make_task(fn, sets[0], layouts={0: layout}, hint=layout, **options)
         for position, bounds in (shifts or {}).items():
             task.region.placeholders[position].meta["shifts"] = bounds
+        for position in small:
+            task.region.placeholders[position].meta["small"] = True
         built = build(template or Generic(), task)
         for inputs in sets:
             expected = fn(*inputs)

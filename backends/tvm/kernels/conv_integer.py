@@ -25,6 +25,7 @@ from .conv import Conv, inner_of, lanes_of, pack_bias, read_integer_conv
 from .conv_direct_kernel import DirectKernel, Place
 from .dot import QUAD, products, words, wrapped
 from .emit import Buffer, Expr, Function, PackedArg, const
+from .requantize import read_head
 from .tiles import ORDERS, Product, Tile, choose, tiles_to_try
 from .window import Run
 
@@ -112,16 +113,19 @@ class IntegerKernel(DirectKernel):
     def lower(self) -> Lowered:
         """Emit everything."""
         conv, outs = self.conv, self.chunks * self.tile.columns
-        taken = [conv.w] + ([] if conv.bias is None else [conv.bias])
+        anchor: Any = self.task.region.anchor_node
+        self.head = head = read_head(self.task, anchor, self.layout)
+        taken = [conv.w, *([] if conv.bias is None else [conv.bias]), *([] if head is None else head.taken)]
         operands = plan_operands(self.task, self.layout, taken)
         starts = [] if conv.bias is None else [pack_bias(conv.bias, outs, self.lanes)]
         if conv.x_zero:
             starts.append(self._pack_corrections(outs))
         self.exact = conv.out_channels % self.lanes != 0 and reads_exact_lanes(self.task, operands)
-        anchor: Any = self.task.region.anchor_node
-        with Function(self.task, self.layout, operands, [self._pack_weight(), *starts]) as f:
+        self.first = 1 + len(starts)
+        weights = [self._pack_weight(), *starts, *([] if head is None else head.pack(outs))]
+        with Function(self.task, self.layout, operands, weights) as f:
             self.f = f
-            self.epilogue = Epilogue(f, anchor)
+            self.epilogue = Epilogue(f, anchor if head is None else head.node)
             self.x = self._input_view()
             self._emit()
         return Lowered(f.func, f.args, self.layout, self.choice)
@@ -179,7 +183,7 @@ class IntegerKernel(DirectKernel):
                 with self.f.lanes(self.lanes) as v:
                     channel = (at.chunk * self.tile.blocks + b) * self.lanes + v
                     terms = [weights[channel] for weights in self.f.weights[1:2] if self.conv.bias is not None]
-                    terms += [self.f.weights[-1][z, y, x, channel]] if self.conv.x_zero else []
+                    terms += [self.f.weights[self.first - 1][z, y, x, channel]] if self.conv.x_zero else []
                     self.f.store(vector, wrapped(*terms) if len(terms) == 2 else (*terms, const(0, "int32"))[0], [v])
 
     def _column(self, start: Expr, i: int, run: Run | None) -> Expr:
@@ -195,10 +199,14 @@ class IntegerKernel(DirectKernel):
 
         def write(last: bool) -> None:
             for i, row in enumerate(sums):
+                where = self._space(at.z, at.y, start + i)
                 for b, vector in enumerate(row):
+                    channel = (at.chunk * self.tile.blocks + b) * self.lanes
+                    if self.head is not None:
+                        self.head.apply(self.f, vector, self.lanes, channel, [at.n, channel, *where], self.first)
                     with self.f.lanes(rest if last and b == self.tile.blocks - 1 else self.lanes) as v:
-                        channel = (at.chunk * self.tile.blocks + b) * self.lanes + v
-                        self.epilogue.store([at.n, channel, *self._space(at.z, at.y, start + i)], vector[v])
+                        value = vector[v] if self.head is None else self.head.value(vector, v)
+                        self.epilogue.store([at.n, channel + v, *where], value)
 
         if self.exact:
             self.f.branches([(at.chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])

@@ -3,8 +3,8 @@
     sum[v] += x[0] w[0, v] + x[1] w[1, v] + x[2] w[2, v] + x[3] w[3, v]        x uint8, w int8, sums int32
 
 The four x lie side by side and are read as one int32, a quad. A CPU with VNNI does this in one instruction. One with
-vectors of int16 multiplies the even and the odd bytes, widened, in two (multiplying bytes directly, as vpmaddubsw does,
-would saturate: 255 · 127 · 2 does not fit 16 bits). Any other multiplies byte by byte. int32 wraps alike in all of them.
+vectors of int16 multiplies the even and the odd bytes, widened, in two (multiplying bytes directly, as vpmaddubsw
+does, would saturate: 255 · 127 · 2 does not fit 16 bits). Any other multiplies byte by byte. int32 wraps alike.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from ..template import Template
 from .attention import Attention
 from .concat import Concat
 from .conv_direct import ConvDirect
+from .conv_integer import ConvInteger
 from .conv_transposed import ConvTransposed
 from .depthwise import Depthwise
 from .gemm import Gemm
@@ -24,6 +25,7 @@ TEMPLATES: tuple[Template, ...] = (
     Winograd(4),  # refuses what direct convolution should do faster, and numerics="strict"
     Winograd(2),
     ConvDirect(),
+    ConvInteger(),
     ConvTransposed(),
     Gemm(),  # before Matmul, which would pack its constant weight at run time
     Matmul(),
