@@ -37,13 +37,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import fx
 
-from ...ir.ops import arguments, is_call
+from ...ir.ops import arguments
 from ...ir.program import Program
-from ...ir.rules import Call, Expr, Refused, Weight
+from ...ir.rules import Call, Expr
 from ..base import Numerics
+from .activations import elu, log_sigmoid, numbers_as_floats, prelu, rrelu, threshold
+from .numbers import Operand, constant, like, number_of, sides, times
 from .spelling import (
     OpPass,
     Respell,
@@ -51,17 +52,9 @@ from .spelling import (
     args_of,
     aten,
     call,
-    first_result_only,
     is_tensor,
     replace_by,
-    shape_of,
-    value_of,
 )
-
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-
-Operand = Any
-"""A node or a Python number."""
 
 
 def plain(tensor_op: Any, number_op: Any) -> Respell:
@@ -69,7 +62,7 @@ def plain(tensor_op: Any, number_op: Any) -> Respell:
 
     def respell(node: fx.Node, program: Program) -> Verdict:
         left, right = args_of(node)[:2]
-        number = _number(right, left, node, program)
+        number = number_of(right, left, node, program)
         return replace_by(node, call(tensor_op if isinstance(number, fx.Node) else number_op, left, number))
 
     return respell
@@ -79,7 +72,7 @@ def extremum(op: Any, side: str) -> Respell:
     """`maximum` and `minimum` of two tensors; with a number it is a `clamp`."""
 
     def respell(node: fx.Node, program: Program) -> Verdict:
-        left, right = _sides(node, program)
+        left, right = sides(node, program)
         if isinstance(right, fx.Node):
             return replace_by(node, call(op, left, right))
         return replace_by(node, call(aten.clamp.default, left, **{side: right}))
@@ -91,7 +84,7 @@ def commutative(op: Any) -> Respell:
     """Two operands that may change places."""
 
     def respell(node: fx.Node, program: Program) -> Verdict:
-        left, right = _sides(node, program)
+        left, right = sides(node, program)
         return replace_by(node, call(op, left, right))
 
     return respell
@@ -101,8 +94,8 @@ def add(node: fx.Node, program: Program) -> Verdict:
     """`add` with alpha multiplied in."""
     alpha = arguments(node)["alpha"]
     if alpha != 1:
-        return replace_by(node, call(aten.add.Tensor, args_of(node)[0], _times(args_of(node)[1], alpha)))
-    left, right = _sides(node, program)
+        return replace_by(node, call(aten.add.Tensor, args_of(node)[0], times(args_of(node)[1], alpha)))
+    left, right = sides(node, program)
     return replace_by(node, call(aten.add.Tensor, left, right))
 
 
@@ -120,10 +113,10 @@ def rsub(node: fx.Node, program: Program) -> Verdict:
 
 def _difference(node: fx.Node, program: Program, left: Operand, right: Operand, alpha: float) -> Verdict:
     """left - alpha right."""
-    taken: Operand = _times(right, alpha) if alpha != 1 else right
+    taken: Operand = times(right, alpha) if alpha != 1 else right
     if alpha == 1 and is_tensor(left):
-        taken = _number(right, left, node, program)
-    number = _number(left, right, node, program) if is_tensor(right) else left
+        taken = number_of(right, left, node, program)
+    number = number_of(left, right, node, program) if is_tensor(right) else left
     if not isinstance(number, fx.Node | Call):
         return replace_by(node, call(aten.add.Tensor, call(aten.neg.default, taken), number))
     return replace_by(node, call(aten.sub.Tensor, left, taken))
@@ -135,7 +128,7 @@ def divide(node: fx.Node, program: Program) -> Verdict:
     mode = node.kwargs.get("rounding_mode")
     if node.target in (aten.floor_divide.default, aten.floor_divide.Scalar):
         mode = "floor"
-    divisor = _number(right, left, node, program)
+    divisor = number_of(right, left, node, program)
     if mode is None:
         return replace_by(node, call(aten.div.Tensor, left, divisor))
     return replace_by(node, call(aten.div.Tensor_mode, left, divisor, rounding_mode=mode))
@@ -144,7 +137,7 @@ def divide(node: fx.Node, program: Program) -> Verdict:
 def power(node: fx.Node, program: Program) -> Verdict:
     """`pow` with a number as exponent."""
     base, exponent = args_of(node)
-    number = _number(exponent, base, node, program)
+    number = number_of(exponent, base, node, program)
     if isinstance(number, fx.Node):
         return None
     return replace_by(node, call(aten.pow.Tensor_Scalar, base, number))
@@ -152,7 +145,7 @@ def power(node: fx.Node, program: Program) -> Verdict:
 
 def square(node: fx.Node, program: Program) -> Verdict:
     """x * x."""
-    return replace_by(node, call(aten.pow.Tensor_Scalar, args_of(node)[0], _like(2, node)))
+    return replace_by(node, call(aten.pow.Tensor_Scalar, args_of(node)[0], like(2, node)))
 
 
 def clamp(node: fx.Node, program: Program) -> Verdict:
@@ -162,7 +155,7 @@ def clamp(node: fx.Node, program: Program) -> Verdict:
     high = given.get("max", given.get("max_val"))
     if node.target is aten.relu6.default:
         low, high = 0, 6
-    bounds = [None if bound is None else _like(bound, node) for bound in (low, high)]
+    bounds = [None if bound is None else like(bound, node) for bound in (low, high)]
     return replace_by(node, call(aten.clamp.default, args_of(node)[0], *bounds))
 
 
@@ -178,107 +171,13 @@ def clamp_tensor(node: fx.Node, program: Program) -> Verdict:
 def where(node: fx.Node, program: Program) -> Verdict:
     """`where` with numbers as constants."""
     condition, left, right = args_of(node)
-    return replace_by(node, call(aten.where.self, condition, _constant(left, node), _constant(right, node)))
+    return replace_by(node, call(aten.where.self, condition, constant(left, node), constant(right, node)))
 
 
 def masked_fill(node: fx.Node, program: Program) -> Verdict:
     """`where` with the mask as condition."""
     x, mask, value = args_of(node)
-    return replace_by(node, call(aten.where.self, mask, _constant(value, node), x))
-
-
-def threshold(node: fx.Node, program: Program) -> Verdict:
-    """x where it exceeds the threshold (or is NaN), else the value."""
-    x, bound, value = args_of(node)
-    low = call(aten.le.Scalar, x, _like(bound, node))
-    return replace_by(node, call(aten.where.self, low, _constant(value, node), x))
-
-
-def prelu(node: fx.Node, program: Program) -> Verdict:
-    """One slope for each channel."""
-    x, slope = args_of(node)
-    rank = len(shape_of(x))
-    weight: Expr = slope
-    if node.target is aten.prelu.default:
-        count = value_of(slope).numel()
-        weight = call(aten.reshape.default, slope, [count] + [1] * (rank - 2) if rank > 1 else [count] * (rank or 0))
-    scaled = call(aten.mul.Tensor, x, weight)
-    return replace_by(node, call(aten.where.self, call(aten.gt.Scalar, x, 0.0), x, scaled))
-
-
-def rrelu(node: fx.Node, program: Program) -> Verdict:
-    """Without training: the mean slope."""
-    given = arguments(node)
-    if given["training"]:
-        return Refused("its slopes are random", node)
-    result = call(aten.leaky_relu.default, args_of(node)[0], (given["lower"] + given["upper"]) / 2)
-    return replace_by(node, result) if is_tensor(node) else first_result_only(node, result, "slopes")
-
-
-def elu(node: fx.Node, program: Program) -> Verdict:
-    """`elu(x, alpha, scale, input scale)` for `celu` and `selu` too."""
-    x = args_of(node)[0]
-    if node.target is aten.celu.default:
-        alpha = float(arguments(node)["alpha"])
-        return replace_by(node, call(aten.elu.default, x, alpha, 1.0, 1.0 / alpha))
-    if node.target is aten.selu.default:
-        return replace_by(node, call(aten.elu.default, x, SELU_ALPHA, SELU_SCALE, 1.0))
-    return replace_by(node, call(aten.elu.default, x, *map(float, args_of(node)[1:4])))
-
-
-def log_sigmoid(node: fx.Node, program: Program) -> Verdict:
-    """min(x, 0) - log1p(exp(-|x|))."""
-    x = args_of(node)[0]
-    small = call(aten.exp.default, call(aten.neg.default, call(aten.abs.default, x)))
-    below = call(aten.clamp.default, x, None, 0.0)
-    return replace_by(node, call(aten.sub.Tensor, below, call(aten.log1p.default, small)))
-
-
-def numbers_as_floats(node: fx.Node, program: Program) -> Verdict:
-    """Activations with numbers as arguments: `leaky_relu`, `softplus`."""
-    rest = [_like(arg, node) for arg in args_of(node)[1:]]
-    return replace_by(node, call(node.target, args_of(node)[0], *rest))
-
-
-def _sides(node: fx.Node, program: Program) -> tuple[Operand, Operand]:
-    """The operands of a commutative op, a number on the right."""
-    left, right = args_of(node)[:2]
-    number = _number(left, right, node, program)
-    if not isinstance(number, fx.Node):
-        return right, number
-    return left, _number(right, left, node, program)
-
-
-def _number(operand: Operand, other: Operand, node: fx.Node, program: Program) -> Operand:
-    """A Python number for a number or a constant without dimensions; any other operand as it is."""
-    if not isinstance(operand, fx.Node):
-        return _like(operand, other) if is_tensor(other) else operand
-    if not is_tensor(other) or not isinstance(node.meta["val"], torch.Tensor):
-        return operand
-    source: Any = args_of(operand)[0] if is_call(operand, aten.expand.default) else operand
-    if not isinstance(source, fx.Node) or source.op != "get_attr" or value_of(source).dim() != 0:
-        return operand
-    same = value_of(other).dtype == value_of(source).dtype and shape_of(other) == shape_of(node)
-    if not same or value_of(source).dtype.is_complex:
-        return operand
-    return program.weights[str(source.target)].item()
-
-
-def _like(number: Any, tensor: fx.Node) -> Any:
-    """The number as float where it meets a floating tensor."""
-    floating = value_of(tensor).dtype.is_floating_point
-    return float(number) if floating and isinstance(number, int) and not isinstance(number, bool) else number
-
-
-def _times(operand: Operand, factor: float) -> Operand:
-    return call(aten.mul.Tensor, operand, factor) if isinstance(operand, fx.Node) else operand * factor
-
-
-def _constant(value: Operand, node: fx.Node) -> Operand:
-    """A number as a constant of the result's dtype."""
-    if isinstance(value, fx.Node):
-        return value
-    return Weight("constant", torch.tensor(value, dtype=value_of(node).dtype))
+    return replace_by(node, call(aten.where.self, mask, constant(value, node), x))
 
 
 PAIRS: tuple[tuple[Any, ...], ...] = (

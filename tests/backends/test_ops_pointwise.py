@@ -178,14 +178,16 @@ class Call:
             dtypes = [str(t.dtype).removeprefix("torch.") for t in (*self.inputs, self.node.meta["val"])]
             *reads, out = (T.match_buffer(T.arg(f"a{i}", T.handle()), shape, d) for i, d in enumerate(dtypes))
             buffers = dict(zip(self.node.all_input_nodes, reads, strict=True))
+
+            def value(at: Any) -> Any:
+                return evaluate(self.node, lambda n: buffers[n][at], lambda n, index: buffers[n][index[0]])
+
             full = COUNT // LANES - 1
             with T.serial(0, full) as i, lane_loop(LANES) as v:
-                value = evaluate(self.node, lambda n: buffers[n][i * LANES + v])
-                T.buffer_store(out, value, [i * LANES + v])
+                T.buffer_store(out, value(i * LANES + v), [i * LANES + v])
             for start, width in ((full * LANES, 13), (full * LANES + 13, 3)):
                 with lane_loop(width) as v:
-                    value = evaluate(self.node, lambda n, at=start + v: buffers[n][at])  # type: ignore[misc]
-                    T.buffer_store(out, value, [start + v])
+                    T.buffer_store(out, value(start + v), [start + v])
         return builder.get()
 
 
@@ -299,7 +301,7 @@ def _run_with_itself(op: Callable[..., Any]) -> np.ndarray:
         source = T.match_buffer(T.arg("x", T.handle()), (16,), "float32")
         out = T.match_buffer(T.arg("y", T.handle()), (16,), "bool")
         with lane_loop(16) as v:
-            T.buffer_store(out, evaluate(node, lambda _: source[v]), [v])
+            T.buffer_store(out, evaluate(node, lambda _: source[v], lambda _, index: source[index[0]]), [v])
     library = tvm.compile(tvm.IRModule({"main": builder.get()}), target=Target.host(threads=1).tvm_target())
     values = np.arange(16, dtype=np.float32)
     values[3] = np.nan

@@ -1,6 +1,6 @@
 """Arithmetic, comparison, logic and bits as TIR expressions of one element, with PyTorch's semantics.
 
-remainder(a, b) = a - floor(a / b) b;   fmod(a, b) = a - trunc(a / b) b;   integers never trap
+add(a, b, alpha) = a + alpha b;   x - x, x * 0 and x != x are what they are for infinite x and NaN
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from .lanes import PrimExpr, let, once
 from .math import (
     absolute,
     const,
-    copysign,
     dtype_of,
     exp,
-    fmod,
     isnan,
     ln,
     log1p,
@@ -60,11 +58,13 @@ def unequal(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     return found
 
 
-def _zero(x: PrimExpr) -> PrimExpr:
+def zero(x: PrimExpr) -> PrimExpr:
+    """0 of the expression's dtype."""
     return const(0, dtype_of(x))
 
 
-def _is_zero(x: PrimExpr) -> bool:
+def is_zero(x: PrimExpr) -> bool:
+    """Whether it is the constant 0.0 or -0.0."""
     return isinstance(x, tirx.FloatImm) and x.value == 0
 
 
@@ -77,7 +77,7 @@ def sub(a: PrimExpr, b: PrimExpr, *, alpha: float = 1) -> PrimExpr:
     """a - alpha b; TVM folds x - x to 0, also for infinite x and NaN."""
     if alpha == 1 and is_float(a) and structural_equal(a, b):
         dtype = dtype_of(a)
-        return let(a, lambda x: select(absolute(x) < const(inf, dtype), _zero(x), const(nan, dtype)))
+        return let(a, lambda x: select(absolute(x) < const(inf, dtype), zero(x), const(nan, dtype)))
     return a - (b if alpha == 1 else b * const(alpha, dtype_of(b)))
 
 
@@ -88,92 +88,21 @@ def rsub(a: PrimExpr, b: PrimExpr, alpha: float = 1) -> PrimExpr:
 
 def mul(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     """The product; TVM folds x * 0 to 0, also for infinite x and NaN."""
-    if _is_zero(b):
+    if is_zero(b):
         return _times_zero(a, b)
-    return _times_zero(b, a) if _is_zero(a) else a * b
+    return _times_zero(b, a) if is_zero(a) else a * b
 
 
-def _times_zero(x: PrimExpr, zero: PrimExpr) -> PrimExpr:
+def _times_zero(x: PrimExpr, nought: PrimExpr) -> PrimExpr:
     """x * 0: signed for finite x, else NaN."""
-    flipped = unequal(signbit(x), signbit(zero))
-    signed = select(flipped, const(-0.0, dtype_of(x)), _zero(x))
+    flipped = unequal(signbit(x), signbit(nought))
+    signed = select(flipped, const(-0.0, dtype_of(x)), zero(x))
     return let(x, lambda x: select(absolute(x) < const(inf, dtype_of(x)), signed, const(nan, dtype_of(x))))
-
-
-def div(a: PrimExpr, b: PrimExpr, *, rounding_mode: str | None = None) -> PrimExpr:
-    """a / b, exact, or rounded to an integer."""
-    if rounding_mode == "floor":
-        return floor_divide(a, b)
-    if rounding_mode == "trunc":
-        return tirx.trunc(a / b) if is_float(a) else _safe_divide(a, b, tirx.truncdiv)
-    if _is_zero(a):
-        return let(
-            b, lambda b: select(absolute(b) > _zero(b), copysign(absolute(a), b), const(float("nan"), dtype_of(b)))
-        )
-    return a / b
-
-
-def floor_divide(a: PrimExpr, b: PrimExpr) -> PrimExpr:
-    """floor(a / b), for floating point by way of the exact remainder."""
-    if not is_float(a):
-        return _safe_divide(a, b, tirx.floordiv)
-    one = const(1, dtype_of(a))
-
-    def rounded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
-        mod = once(fmod(a, b))
-        other = tirx.And(tirx.NE(mod, _zero(a)), unequal(mod < _zero(a), b < _zero(b)))
-        quotient = once((a - mod) / b - select(other, one, _zero(a)))
-        down = once(tirx.floor(quotient))
-        near = select(quotient - down > const(0.5, dtype_of(a)), down + one, down)
-        signed = select(tirx.EQ(quotient, _zero(a)), copysign(_zero(a), a / b), near)
-        return select(tirx.EQ(b, _zero(b)), a / b, signed)
-
-    return let(a, lambda a: let(b, lambda b: rounded(a, b)))
-
-
-def remainder(a: PrimExpr, b: PrimExpr) -> PrimExpr:
-    """a - floor(a / b) b: the sign of b."""
-    if not is_float(a):
-        return _safe_modulo(a, b, tirx.floormod)
-
-    def signed(m: PrimExpr, b: PrimExpr) -> PrimExpr:
-        other = tirx.And(tirx.NE(m, _zero(m)), unequal(m < _zero(m), b < _zero(b)))
-        return select(other, m + b, m)
-
-    return let(b, lambda b: let(fmod(a, b), lambda m: signed(m, b)))
-
-
-def c_remainder(a: PrimExpr, b: PrimExpr) -> PrimExpr:
-    """fmod: a - trunc(a / b) b, the sign of a."""
-    return fmod(a, b) if is_float(a) else _safe_modulo(a, b, tirx.truncmod)
-
-
-def _safe_divide(a: PrimExpr, b: PrimExpr, divide: Formula) -> PrimExpr:
-    """Integer division that traps neither for 0 (the result is unspecified) nor for the most negative number by -1."""
-    minus = const(-1, dtype_of(b)) if not dtype_of(b).startswith("u") else const(0, dtype_of(b))
-
-    def guarded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
-        special = tirx.Or(tirx.EQ(b, _zero(b)), tirx.EQ(b, minus))
-        divisor = once(select(special, const(1, dtype_of(b)), b))
-        return select(tirx.EQ(b, minus), _zero(a) - a, divide(a, divisor))
-
-    return let(a, lambda a: let(b, lambda b: guarded(a, b)))
-
-
-def _safe_modulo(a: PrimExpr, b: PrimExpr, modulo: Formula) -> PrimExpr:
-    minus = const(-1, dtype_of(b)) if not dtype_of(b).startswith("u") else const(0, dtype_of(b))
-
-    def guarded(a: PrimExpr, b: PrimExpr) -> PrimExpr:
-        special = tirx.Or(tirx.EQ(b, _zero(b)), tirx.EQ(b, minus))
-        divisor = once(select(special, const(1, dtype_of(b)), b))
-        return select(special, _zero(a), modulo(a, divisor))
-
-    return let(a, lambda a: let(b, lambda b: guarded(a, b)))
 
 
 def neg(x: PrimExpr) -> PrimExpr:
     """-x."""
-    return negate(x) if is_float(x) else _zero(x) - x
+    return negate(x) if is_float(x) else zero(x) - x
 
 
 def magnitude(x: PrimExpr) -> PrimExpr:
@@ -184,8 +113,8 @@ def magnitude(x: PrimExpr) -> PrimExpr:
 def sign(x: PrimExpr) -> PrimExpr:
     """-1, 0 or 1; 0 for NaN."""
     one = const(1, dtype_of(x))
-    low = _zero(x) if dtype_of(x).startswith("u") else select(x < _zero(x), _zero(x) - one, _zero(x))
-    return select(x > _zero(x), one, low)
+    low = zero(x) if dtype_of(x).startswith("u") else select(x < zero(x), zero(x) - one, zero(x))
+    return select(x > zero(x), one, low)
 
 
 def rounding(function: Formula) -> Formula:
@@ -261,7 +190,7 @@ def signbit(x: PrimExpr) -> PrimExpr:
         return tirx.reinterpret("int32", x) < const(0, "int32")
     if dtype_of(x) == "float64":
         return tirx.reinterpret("int64", x) < const(0, "int64")
-    return x < _zero(x)
+    return x < zero(x)
 
 
 def nan_to_num(
@@ -304,14 +233,14 @@ def hypot(a: PrimExpr, b: PrimExpr) -> PrimExpr:
 
 def xlogy(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     """a log(b); 0 where a is 0, unless b is NaN."""
-    return select(isnan(b), b, select(tirx.EQ(a, _zero(a)), _zero(a), a * ln(b)))
+    return select(isnan(b), b, select(tirx.EQ(a, zero(a)), zero(a), a * ln(b)))
 
 
 def logaddexp(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     """log(e^a + e^b)."""
     high = once(maximum(a, b))
-    distance = once(select(tirx.EQ(a, b), _zero(a), absolute(a - b)))
-    return high + log1p(exp(_zero(a) - distance))
+    distance = once(select(tirx.EQ(a, b), zero(a), absolute(a - b)))
+    return high + log1p(exp(zero(a) - distance))
 
 
 def logical(combine: Formula) -> Formula:

@@ -16,7 +16,7 @@ from ....ir.ops import integer_name
 from ..compat import tirx
 from . import activations as act
 from . import arithmetic as num
-from . import integer, math
+from . import division, integer, math
 from .lanes import PrimExpr, once
 from .math import const
 
@@ -57,10 +57,10 @@ _TABLE: Mapping[str, Pointwise] = {
     "sub.Tensor sub.Scalar": _binary(num.sub, simple=True),
     "rsub.Tensor rsub.Scalar": _binary(num.rsub, simple=True),
     "mul.Tensor mul.Scalar": _binary(num.mul, simple=True),
-    "div.Tensor div.Scalar div.Tensor_mode div.Scalar_mode true_divide.Tensor": _binary(num.div, simple=True),
-    "floor_divide.default floor_divide.Scalar": _binary(num.floor_divide),
-    "remainder.Tensor remainder.Scalar": _binary(num.remainder),
-    "fmod.Tensor fmod.Scalar": _binary(num.c_remainder),
+    "div.Tensor div.Scalar div.Tensor_mode div.Scalar_mode true_divide.Tensor": _binary(division.div, simple=True),
+    "floor_divide.default floor_divide.Scalar": _binary(division.floor_divide),
+    "remainder.Tensor remainder.Scalar": _binary(division.remainder),
+    "fmod.Tensor fmod.Scalar": _binary(division.c_remainder),
     "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar": _binary(num.powers),
     "maximum.default": _binary(math.maximum),
     "minimum.default": _binary(math.minimum),
