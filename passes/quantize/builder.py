@@ -22,22 +22,11 @@ from ...ir.names import WeightNames
 from ...ir.program import Program
 from ...ir.quantized.constants import Function
 from ...ir.types import QuantParams
-from .forms import Accumulator, Clamped, Constant, Floating, Form, Pointwise, Target, Term, one, requantize
+from .forms import Accumulator, Clamped, Constant, Floating, Form, Gained, Pointwise, Target, Term, one, requantize
 from .plan import Plan
 
 planish = torch.ops.planish
 aten = torch.ops.aten
-
-SUMS = (
-    planish.convolution.default,
-    planish.linear.default,
-    planish.matmul.default,
-    planish.mul.default,
-    planish.sum.default,
-    planish.sum_pool.default,
-    planish.resize.default,
-)
-"""What makes accumulators: the name of the float node goes to the codes that are made of them."""
 
 
 def is_floating(node: Any) -> bool:
@@ -104,6 +93,8 @@ class Builder:
         form = self.forms[node]
         if isinstance(form, Accumulator) and len(node.users) == 1:
             return form.term
+        if isinstance(form, Gained) and len(node.users) == 1:
+            return form.term(self)
         if isinstance(form, Constant):
             return self.constant_term(form)
         params = self.params(node)
@@ -146,11 +137,13 @@ class Builder:
 
     def call(self, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A new call, with the origins of the float nodes it is made for."""
-        name = self._standing[0].name
-        made = self.graph.create_node("call_function", op, args, kwargs, name=f"{name}_sum" if op in SUMS else name)
+        value, name = self.fakes.run(op, args, kwargs), self._standing[0].name
+        if isinstance(value, torch.Tensor) and value.dtype is torch.int32:
+            name = f"{name}_sum"  # the float node's name goes to the codes that are made of it
+        made = self.graph.create_node("call_function", op, args, kwargs, name=name)
         self._first = self._first or made
         origins = (origin for node in self._standing for origin in node.meta.get("origins", ()))
-        made.meta = {"val": self.fakes.run(op, args, kwargs), "origins": tuple(dict.fromkeys(origins))}
+        made.meta = {"val": value, "origins": tuple(dict.fromkeys(origins))}
         return made
 
     def weight(self, suffix: str, tensor: Tensor) -> fx.Node:

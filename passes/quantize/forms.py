@@ -147,6 +147,22 @@ class Pointwise(Form):
 
 
 @dataclass(frozen=True)
+class Gained(Pointwise):
+    """A function that multiplies by a positive number: another scale for the same integers."""
+
+    gain: float
+
+    def term(self, builder: Builder) -> Term:
+        """The source's integers at the new scale."""
+        source = builder.term(self.source)
+        return replace(source, scale=source.scale * self.gain)
+
+    def emit(self, builder: Builder, target: Target) -> fx.Node:
+        """Requantized; nothing is rounded before."""
+        return requantize(builder, self.term(builder), target)
+
+
+@dataclass(frozen=True)
 class Constant(Form):
     """A float constant that is read as an activation."""
 

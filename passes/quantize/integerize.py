@@ -30,6 +30,7 @@ from .forms import Constant, Floating, Form
 from .plan import Codes, Plan, Ranges, layer_of
 from .rules.moves import order
 from .rules.table import rule_of
+from .widths import codes_by_use
 
 aten = torch.ops.aten
 
@@ -59,7 +60,7 @@ class _Integerize:
         assert OPERATORS
         _starts_from_float32(program)
         self.program, self.settings = program, settings
-        self.builder = Builder(program, Plan(program.graph, ranges, settings.codes))
+        self.builder = Builder(program, Plan(program.graph, ranges, codes_by_use(program.graph, settings.codes)))
         self.refused: list[UnsupportedOp] = []
 
     def run(self) -> Program:

@@ -13,7 +13,8 @@ from torch import Tensor, fx
 
 from ....ir.ops import arguments
 from ..builder import Builder, is_floating
-from ..forms import Accumulator, Clamped, Constant, Form, Pointwise, Sum, Target, Term, one
+from ..forms import Accumulator, Clamped, Constant, Form, Gained, Pointwise, Sum, Target, Term, one
+from .axes import interpolated
 from .products import product
 from .sums import total
 
@@ -54,9 +55,11 @@ def binary(node: fx.Node, builder: Builder) -> Form | str:
     tensors = [value for value in (a, b) if isinstance(value, fx.Node)]
     if any(not is_floating(value) for value in tensors):
         return "one of its operands is no floating value"
+    if form := interpolated(node, builder):
+        return form
     moving = [value for value in tensors if not isinstance(builder.forms[value], Constant)]
     if _one_source(builder, moving, [v for v in tensors if v not in moving]):
-        return function(node, builder)
+        return _gained(node, builder, function(node, builder))
     if node.target in (aten.mul.Tensor, aten.div.Tensor):
         return _product(node, builder, a, b)
     if node.target is aten.add.Tensor:
@@ -87,6 +90,18 @@ def function(node: fx.Node, builder: Builder) -> Form | str:
         return result.nan_to_num(math.nan, HUGE, -HUGE)
 
     return Pointwise(source, compute)
+
+
+def _gained(node: fx.Node, builder: Builder, made: Form | str) -> Form | str:
+    """A product with a positive number keeps the integers, unless it is a part of a longer function."""
+    numbers = [value for value in node.args[:2] if isinstance(value, int | float)]
+    if not isinstance(made, Pointwise) or node.target not in (aten.mul.Tensor, aten.div.Tensor) or not numbers:
+        return made
+    before = builder.forms[node.all_input_nodes[0]]
+    gain = float(numbers[0]) if node.target is aten.mul.Tensor else 1 / float(numbers[0] or math.inf)
+    if not 0 < gain < math.inf or (isinstance(before, Pointwise | Clamped) and not isinstance(before, Gained)):
+        return made
+    return Gained(made.source, made.function, gain * (before.gain if isinstance(before, Gained) else 1.0))
 
 
 def prelu(node: fx.Node, builder: Builder) -> Form | str:

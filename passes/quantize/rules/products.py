@@ -25,9 +25,9 @@ def convolution(node: fx.Node, builder: Builder) -> Form | str:
     weight = constant_of(builder, given["weight"], "weight")
     bias = None if given["bias"] is None else constant_of(builder, given["bias"], "bias")
     codes, x = builder.bytes_of(given["input"])
-    rows = _by_output(weight, groups) if transposed else weight
+    rows = by_output(weight, groups) if transposed else weight
     made = quantize_weight(rows, bias, x.scale, layer_of(node))
-    made = QuantizedWeight(_by_input(made.weight, groups) if transposed else made.weight, made.bias, made.scales)
+    made = QuantizedWeight(by_input(made.weight, groups) if transposed else made.weight, made.bias, made.scales)
     prove_accumulators(*accumulator_bounds(made.weight, made.bias, x, transposed, groups), layer_of(node))
     geometry = [given[name] for name in ("stride", "padding", "dilation", "transposed", "output_padding", "groups")]
     with builder.stand_for(node):
@@ -67,13 +67,13 @@ def _constants(builder: Builder, weight: fx.Node, made: QuantizedWeight) -> tupl
     return codes, None if made.bias is None else builder.constant(f"{name}.bias_codes", made.bias)
 
 
-def _by_output(weight: Tensor, groups: int) -> Tensor:
+def by_output(weight: Tensor, groups: int) -> Tensor:
     """A transposed weight (inputs, outputs / groups, ...) with all its outputs first."""
     parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:]).transpose(1, 2)
     return parts.reshape(groups * weight.shape[1], -1, *weight.shape[2:])
 
 
-def _by_input(rows: Tensor, groups: int) -> Tensor:
-    """The inverse of `_by_output`."""
+def by_input(rows: Tensor, groups: int) -> Tensor:
+    """The inverse of `by_output`."""
     parts = rows.reshape(groups, rows.shape[0] // groups, *rows.shape[1:]).transpose(1, 2)
     return parts.reshape(groups * rows.shape[1], -1, *rows.shape[2:]).contiguous()

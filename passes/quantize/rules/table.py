@@ -7,14 +7,21 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import fx
 
-from ....ir.ops import family, is_call
+from ....ir.ops import family, integer_name, is_call
 from ....ir.scales import moves
 from ..builder import Builder, is_floating
 from ..forms import Form
-from . import pointwise, products, sums
+from . import attention, axes, norms, pointwise, products, sums
 from .moves import POOLS, max_pool, move
 
 aten = torch.ops.aten
+ADAPTIVE = (
+    aten.adaptive_avg_pool1d.default,
+    aten.adaptive_avg_pool2d.default,
+    aten._adaptive_avg_pool2d.default,
+    aten.adaptive_avg_pool3d.default,
+    aten._adaptive_avg_pool3d.default,
+)
 Rule = Callable[[fx.Node, Builder], Form | str]
 """What stands for a node's value, or the reason why it has no integer form."""
 
@@ -40,6 +47,12 @@ RULES: Mapping[torch._ops.OpOverload, Rule] = {
     aten.avg_pool1d.default: sums.average_pool,
     aten.avg_pool2d.default: sums.average_pool,
     aten.avg_pool3d.default: sums.average_pool,
+    aten.matmul.default: attention.matmul,
+    aten._softmax.default: attention.softmax,
+    aten.layer_norm.default: norms.row_norm,
+    aten.rms_norm.default: norms.row_norm,
+    aten.group_norm.default: norms.group_norm,
+    **dict.fromkeys(ADAPTIVE, axes.adaptive_average),
     **dict.fromkeys(POOLS, max_pool),
     aten.constant_pad_nd.default: move,
 }
@@ -50,6 +63,8 @@ def rule_of(node: fx.Node) -> Rule | None:
     """The rule of a call whose result is a floating tensor."""
     if node.target in RULES:
         return RULES[node.target]  # type: ignore[index]
+    if integer_name(node) == "masked_softmax":
+        return attention.softmax
     if moves(node):
         return move
     if family(node) == "pointwise" and is_floating(node) and not is_call(node, aten.masked_fill.Scalar):
