@@ -20,7 +20,7 @@ from .ops.integer import table_of
 from .ops.lanes import once
 from .ops.pointwise import evaluate, is_pointwise
 from .plan import PLAIN, Layout, block_of, computed_dtype, physical_shape
-from .template import Packed, Task
+from .template import Packed, Refused, Task, Wants
 from .views import broadcast_index, forward_index, is_bijective, is_view, shape_of, source_index
 
 
@@ -117,6 +117,24 @@ def operand_layouts(task: Task, anchor: fx.Node, layout: Layout) -> dict[int, tu
         full = node in direct and len(shape) == len(task.output.shape) and len(shape) > 1 and shape[1] > 1
         wants[position] = (layout,) if full and layout != PLAIN else (PLAIN,)
     return wants
+
+
+def wants_blocked(task: Task, inputs: Mapping[int, tuple[Layout, ...]]) -> Wants | Refused:
+    """The output in blocks of channels, the anchor's `inputs` as said; or why its epilogue does not allow that."""
+    layout, anchor = f"c{task.target.block}", task.region.anchor_node
+    assert anchor is not None
+    if reason := check_epilogue(task, anchor, layout):
+        return Refused(reason)
+    return Wants({**operand_layouts(task, anchor, layout), **inputs}, layout)
+
+
+def wants_plain(task: Task) -> Wants | Refused:
+    """PLAIN wanted of everything that is not a constant; or why the epilogue does not allow that."""
+    anchor = task.region.anchor_node
+    assert anchor is not None
+    if reason := check_epilogue(task, anchor, PLAIN):
+        return Refused(reason)
+    return Wants({i: (PLAIN,) for i in range(len(task.inputs)) if i not in task.constants}, PLAIN)
 
 
 def reads_exact_lanes(task: Task, operands: Operands) -> bool:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from ..epilogue import check_epilogue
-from ..plan import PLAIN, computed_dtype
+from ..epilogue import wants_plain
+from ..plan import computed_dtype
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from ..views import dtype_of, shape_of
 from .attention_kernel import Kernel, Sdpa
 from .attention_pairs import PairedKernel, multiplies_pairs
-from .gemm import all_plain, views_to_placeholder
+from .gemm import views_to_placeholder
 
 
 def read_attention(task: Task) -> Sdpa | Refused:
@@ -60,10 +60,7 @@ class Attention:
         attention = read_attention(task)
         if isinstance(attention, Refused):
             return attention
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, PLAIN):
-            return Refused(reason)
-        return Wants(all_plain(task), PLAIN)
+        return wants_plain(task)
 
     def space(self, task: Task) -> Sequence[Choice]:
         """How many keys and how many channels of the values are accumulated at once."""

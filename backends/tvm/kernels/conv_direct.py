@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
 
-from ..epilogue import check_epilogue, operand_layouts
+from ..epilogue import wants_blocked
 from ..plan import PLAIN, Layout
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, has_pairs, has_tap_pairs, lanes_of, read_conv
@@ -72,12 +71,9 @@ def blocked_wants(task: Task, conv: Conv, plain: bool) -> Wants | Refused:
     if lanes_of(conv, block) < 2:
         return Refused(f"groups of {conv.out_channels // conv.groups} channels leave nothing to vectorize")
     layout: Layout = f"c{block}"
-    anchor: Any = task.region.anchor_node
-    if reason := check_epilogue(task, anchor, layout):
-        return Refused(reason)
     one = prod(a.size for a in conv.axes) == 1
     first: tuple[Layout, ...] = (PLAIN, layout) if one or plain else (layout,)
-    return Wants({**operand_layouts(task, anchor, layout), conv.x: first}, layout)
+    return wants_blocked(task, {conv.x: first})
 
 
 def product_of(conv: Conv, task: Task) -> Product:

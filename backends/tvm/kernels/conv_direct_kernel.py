@@ -124,22 +124,31 @@ class DirectKernel:
 
     def _emit(self) -> None:
         """The parallel loop over batch, chunks of output channels and rows (or tiles, where rows are few)."""
-        f, (d, h, _) = self.f, self.axes
-        parts = [self.chunks, self.conv.batch, d.out, h.out, self.rows.count if self.by_tile else 1]
+        (d, h, _) = self.axes
+        parts = [self.chunks, self.conv.batch, d.out, h.out, self._tiles if self.by_tile else 1]
         order = [0, 1, 2, 3, 4] if self.weights_first else [1, 2, 3, 4, 0]
-        with f.parallel(prod(parts)) as task:
+        with self.f.parallel(prod(parts)) as task:
             where: list[Expr] = [0] * 5
-            for axis, index in zip(order, f.unravel(task, [parts[a] for a in order]), strict=True):
+            for axis, index in zip(order, self.f.unravel(task, [parts[a] for a in order]), strict=True):
                 where[axis] = index
             *place, tile = where
+            self._row(Place(*place), tile)
 
-            def body(start: Expr, run: Run | None) -> None:
-                self._tile(Place(*place), start, run)
+    @property
+    def _tiles(self) -> int:
+        """How many tiles there are in a row."""
+        return self.rows.count
 
-            if self.by_tile:
-                self.rows.tile(f, tile, body)
-            else:
-                self.rows.row(f, body)
+    def _row(self, place: Place, tile: Expr) -> None:
+        """One task of the parallel loop: a row, or one tile of it."""
+
+        def body(start: Expr, run: Run | None) -> None:
+            self._tile(place, start, run)
+
+        if self.by_tile:
+            self.rows.tile(self.f, tile, body)
+        else:
+            self.rows.row(self.f, body)
 
     def _few_rows(self) -> bool:
         """Whether whole rows are too few to share them evenly among threads."""

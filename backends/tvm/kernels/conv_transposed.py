@@ -178,24 +178,23 @@ class _Kernel(DirectKernel):
         self.by_tile = short and (self._few_rows() if by_tile is None else by_tile)
 
     def _emit(self) -> None:
-        """The parallel loop over batch, chunks of output channels and rows (or tiles, where rows are few)."""
-        f, (d, h, _) = self.f, self.axes
+        """The same loop, its tiles those of all phases."""
         for phase in self.phases:
             phase.share(self)
-        tiles = sum(p.rows.count for p in self.phases) if self.by_tile else 1
-        parts = [self.chunks, self.conv.batch, d.out, h.out, tiles]
-        order = [0, 1, 2, 3, 4] if self.weights_first else [1, 2, 3, 4, 0]
-        with f.parallel(prod(parts)) as task:
-            where: list[Expr] = [0] * 5
-            for axis, index in zip(order, f.unravel(task, [parts[a] for a in order]), strict=True):
-                where[axis] = index
-            *at, tile = where
-            place = Place(*at)
-            if self.by_tile:
-                self._one_tile(place, tile)
-            else:
-                for phase in self.phases:
-                    phase.rows.row(f, partial(phase.tile_at, place))
+        super()._emit()
+
+    @property
+    def _tiles(self) -> int:
+        """How many tiles there are in a row."""
+        return sum(phase.rows.count for phase in self.phases)
+
+    def _row(self, place: Place, tile: Expr) -> None:
+        """One task of the parallel loop: all phases of a row, or one tile."""
+        if self.by_tile:
+            return self._one_tile(place, tile)
+        for phase in self.phases:
+            phase.rows.row(self.f, partial(phase.tile_at, place))
+        return None
 
     def _one_tile(self, place: Place, tile: Expr) -> None:
         """The tile of number `tile` among those of all phases."""

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
-from ..plan import Layout
+from ..epilogue import Epilogue, plan_operands, reads_exact_lanes, wants_blocked
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .conv import Conv, pack_bias, read_conv
 from .emit import Expr, Function, PackedArg, const
@@ -34,11 +33,7 @@ class Depthwise:
             return conv
         if not conv.groups == conv.channels == conv.out_channels or conv.groups == 1:
             return Refused(f"{conv.groups} groups of {conv.channels} channels to {conv.out_channels} are not depthwise")
-        layout: Layout = f"c{task.target.block}"
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, layout):
-            return Refused(reason)
-        return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
+        return wants_blocked(task, {conv.x: (f"c{task.target.block}",)})
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Pixels of a tile, and what a task of the parallel loop is: rows or single tiles."""

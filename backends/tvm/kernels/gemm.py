@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from ..epilogue import Epilogue, check_epilogue, plan_operands
-from ..plan import PLAIN, Layout, computed_dtype, itemsize
+from ..epilogue import Epilogue, plan_operands, wants_plain
+from ..plan import PLAIN, computed_dtype, itemsize
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from ..views import is_view, shape_of
 from .accumulate import Accumulators, part_end, parts_of
@@ -84,11 +84,6 @@ def views_to_placeholder(task: Task, node: fx.Node) -> bool:
     return node in task.region.placeholders
 
 
-def all_plain(task: Task) -> dict[int, tuple[Layout, ...]]:
-    """PLAIN wanted of everything that is not a constant."""
-    return {i: (PLAIN,) for i in range(len(task.inputs)) if i not in task.constants}
-
-
 class Gemm:
     """The template: linear layers with constant weights."""
 
@@ -99,10 +94,7 @@ class Gemm:
         linear = read_linear(task)
         if isinstance(linear, Refused):
             return linear
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, PLAIN):
-            return Refused(reason)
-        return Wants(all_plain(task), PLAIN)
+        return wants_plain(task)
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Register tiles, what the parallel loop walks along, and looking ahead."""

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..epilogue import Epilogue, check_epilogue, plan_operands
+from ..epilogue import Epilogue, plan_operands, wants_plain
 from ..plan import PLAIN, computed_dtype
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from ..views import broadcast_index, memory_strides, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .emit import Buffer, Expr, Function, const
-from .gemm import all_plain, views_to_placeholder
+from .gemm import views_to_placeholder
 from .rows import Rows
 from .tiles import Product, Tile, choose, tiles_to_try
 from .window import Axis, Run
@@ -116,10 +116,7 @@ class Matmul:
         product = read_matmul(task)
         if isinstance(product, Refused):
             return product
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, PLAIN):
-            return Refused(reason)
-        return Wants(all_plain(task), PLAIN)
+        return wants_plain(task)
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Register tiles, and how many tasks share the rows of one chunk of columns."""

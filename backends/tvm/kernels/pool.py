@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from ..compat import tirx
-from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
-from ..plan import Layout, computed_dtype
+from ..epilogue import Epilogue, plan_operands, reads_exact_lanes, wants_blocked
+from ..plan import computed_dtype
 from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import shape_of
 from .depthwise import pixels_to_try
@@ -92,11 +92,7 @@ class Pool:
         pool = read_pool(task)
         if isinstance(pool, Refused):
             return pool
-        layout: Layout = f"c{task.target.block}"
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, layout):
-            return Refused(reason)
-        return Wants({**operand_layouts(task, anchor, layout), pool.x: (layout,)}, layout)
+        return wants_blocked(task, {pool.x: (f"c{task.target.block}",)})
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Pixels of a tile."""

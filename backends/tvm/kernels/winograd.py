@@ -29,7 +29,7 @@ from functools import partial
 from typing import Any
 
 from ..compat import tirx
-from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
+from ..epilogue import Epilogue, plan_operands, reads_exact_lanes, wants_blocked
 from ..ops.lanes import once
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .accumulate import Accumulators, part_end
@@ -69,11 +69,7 @@ class Winograd:
         dots = task.inputs[conv.x].dtype == "bfloat16" and has_dot(task.target)
         if not self._anywhere and not pays(conv, task.target, self.m, dots):
             return Refused("direct convolution should be faster")
-        layout = f"c{task.target.block}"
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, layout):
-            return Refused(reason)
-        return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
+        return wants_blocked(task, {conv.x: (f"c{task.target.block}",)})
 
     def space(self, task: Task) -> Sequence[Choice]:
         """In how many blocks the tiles are cut, register tiles, and how many tasks share a block's output channels."""
