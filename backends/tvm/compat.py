@@ -105,3 +105,23 @@ def executable_object(executable: Any, target: Any) -> bytes:
         path = Path(folder) / "bytecode.o"
         packed.write_to_file(str(path), "o")
         return path.read_bytes()
+
+
+def meta_schedule() -> Any:
+    """TVM's MetaSchedule, which few need."""
+    from tvm.s_tir import meta_schedule as module
+
+    return module
+
+
+def tune_context(module: Any, target: Any, space: Any, strategy: Any, seed: int) -> Any:
+    """MetaSchedule's context of one search, in one thread and silent.
+
+    Its own constructor imports the tensor intrinsics of all targets first, which takes 20 s; none is used here.
+    """
+    ms = meta_schedule()
+    context = ms.TuneContext.__new__(ms.TuneContext)
+    made = ms._ffi_api.TuneContext
+    context.__init_handle_by_constructor__(made, module, target, space, strategy, "main", 1, seed, lambda *_: None)
+    ms._ffi_api.TuneContextInitialize(context)
+    return context

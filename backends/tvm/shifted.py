@@ -43,12 +43,12 @@ def protect(func: Any) -> Any:
         return func
 
     def hide(quotient: Expr) -> Expr:
-        return _opaque(quotient) if expressions.shifted(quotient.a) and misread(quotient) else quotient
+        return opaque(quotient) if expressions.shifted(quotient.a) and misread(quotient) else quotient
 
     return func.with_body(structural_map(func.body, (_QUOTIENTS, hide)))
 
 
-def _opaque(value: Expr) -> Expr:
+def opaque(value: Expr) -> Expr:
     """The same number, by an operation that no simplifier looks through and no machine carries out."""
     return tvm.ir.Call(tvm.ir.Op.get("tirx.reinterpret"), [value], ret_ty=value.ty)
 

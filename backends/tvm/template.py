@@ -105,6 +105,8 @@ class Lowered:
     args: tuple[int | Packed, ...]
     output: Layout
     choice: Choice = field(default_factory=dict)
+    exact: bool = False
+    """Whether tuning takes the kernel only if it has the bits of the default one."""
 
 
 class Template(Protocol):

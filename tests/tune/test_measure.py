@@ -21,8 +21,9 @@ from planish.backends.tvm.compat import IRBuilder, T, tirx
 from planish.backends.tvm.objects import ObjectCache
 from planish.backends.tvm.template import Derive, Lowered, Packed, Task
 from planish.backends.tvm.tune.candidate import Candidate, Failed, Subject, Timing, compile_candidates
+from planish.backends.tvm.tune.differences import difference
 from planish.backends.tvm.tune.measure import LocalMeasurer
-from planish.backends.tvm.tune.measure_process import Limits, difference, last_level_cache, spread, timing
+from planish.backends.tvm.tune.measure_process import Limits, last_level_cache, spread, timing
 from planish.backends.tvm.worker import Pool
 from planish.errors import TuningError
 

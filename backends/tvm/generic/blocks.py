@@ -10,22 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from ..compat import T, tirx, tvm
 from ..kernels.emit import Expr, Function, Operands
 from ..ops.lanes import expressions
-from ..plan import computed_dtype
-from ..template import Refused, Task
+from ..plan import Layout, computed_dtype
+from ..template import Packed, Refused, Task
 from .region import RegionBuilder, as_truth, as_type, in_memory
 from .stage import Domain, Field, Stage
 from .template import define, output_layout
 
-LARGEST = 4000
+LARGEST = 5000
 """Operations in the formula of one block. TVM's passes walk it as a tree, again and again."""
 
 
-def write_blocks(task: Task) -> Function | Refused:
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A function of blocks with its arguments; `exact` says that no schedule changes a bit of the result."""
+
+    func: Any
+    args: tuple[int | Packed, ...]
+    layout: Layout
+    exact: bool
+
+
+def write_blocks(task: Task) -> Blocks | Refused:
     """A function of blocks that computes the task, or why there is none."""
     if task.within:
         return Refused("its result is stored in the place of an operand")
@@ -35,7 +46,7 @@ def write_blocks(task: Task) -> Function | Refused:
         builder = BlockBuilder(f)
         define(builder, task, layout)
         builder.write()
-    return builder.refused or f
+    return builder.refused or Blocks(f.func, f.args, layout, not builder.rounds)
 
 
 class BlockBuilder(RegionBuilder):
@@ -45,12 +56,13 @@ class BlockBuilder(RegionBuilder):
         """`f` is the open function."""
         super().__init__(f)
         self.refused: Refused | None = None
+        self.rounds = False
 
     def placeholder(self, node: Any, position: int) -> Field:
         """A region input, in the layout it has."""
         value = self.f.task.inputs[position]
         domain = Domain(value.shape, value.layout)
-        buffer = self.f.inputs.get(position)
+        buffer: Any = self.f.inputs.get(position)
 
         def at(index: Sequence[Expr]) -> Expr:
             return buffer[tuple(self.f.simplify(i) for i in domain.physical(index))]
@@ -120,6 +132,7 @@ class BlockBuilder(RegionBuilder):
         if operations(value) > LARGEST:
             self.refused = Refused(f"its formula has more than {LARGEST} operations as one expression")
             value = tirx.const(0, str(stage.buffer.dtype))
+        self.rounds = self.rounds or rounds(value)
         self.f.store(stage.buffer, value, self._where(stage, index))
         self.forget()
 
@@ -128,6 +141,8 @@ class BlockBuilder(RegionBuilder):
 
 
 _PARTS = ("a", "b", "condition", "true_value", "false_value", "value", "args", "indices")
+_ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div)
+_EXACT = ("prim.if_then_else", "tirx.reinterpret", "tirx.isnan", "tirx.isinf", "tirx.likely")
 
 
 def operations(value: Expr) -> int:
@@ -136,9 +151,31 @@ def operations(value: Expr) -> int:
 
     def size(node: Any) -> int:
         if node not in sizes:
-            parts = (getattr(node, name, ()) for name in _PARTS)
-            below = (p for part in parts for p in (part if hasattr(part, "__iter__") else (part,)))
-            sizes[node] = 1 + sum(size(p) for p in below if isinstance(p, tvm.ir.Expr))
+            sizes[node] = 1 + sum(size(part) for part in _below(node))
         return sizes[node]
 
     return size(value)
+
+
+def rounds(value: Expr) -> bool:
+    """Whether an expression computes floats, and does not only move, compare and choose them.
+
+    A product and a sum may or may not become one operation, as the loops around them have it.
+    """
+    seen: set[Any] = set()
+
+    def look(node: Any) -> bool:
+        if node in seen:
+            return False
+        seen.add(node)
+        call = isinstance(node, tvm.ir.Call) and node.op.name not in _EXACT
+        here = (call or isinstance(node, _ARITHMETIC)) and "float" in str(node.ty.dtype)
+        return here or any(look(part) for part in _below(node))
+
+    return look(value)
+
+
+def _below(node: Any) -> list[Any]:
+    parts = [getattr(node, name, ()) for name in _PARTS]
+    flat = [p for part in parts for p in (part if hasattr(part, "__iter__") else (part,))]
+    return [p for p in flat if isinstance(p, tvm.ir.Expr)]

@@ -11,26 +11,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ....errors import TuningError
 from ..compat import s_tir, tvm
-from ..kernels.emit import Function
 from ..shifted import protect
 from ..template import Choice, Lowered, Refused, Task, Wants
-from .blocks import write_blocks
+from .blocks import Blocks, write_blocks
 from .template import output_layout
 
 NAME = "metaschedule"
 
-_MOVES = frozenset(
-    "AddUnitLoop Annotate CacheRead CacheWrite ComputeAt ComputeInline DecomposeReduction EnterPostproc Fuse "
-    "GetChildBlocks GetConsumers GetLoops GetProducers GetSBlock GetChildSBlocks Parallel RFactor Reorder "
-    "ReverseComputeAt ReverseComputeInline SampleCategorical SampleComputeLocation SamplePerfectTile "
-    "SamplePartitionedTile Split Unannotate Unroll Vectorize".split()
-)
+_MOVES = """
+    Annotate ComputeAt ComputeInline CacheWrite DecomposeReduction EnterPostproc Fuse GetChildBlocks GetConsumers
+    GetLoops GetProducers GetSBlock Parallel RFactor Reorder ReverseComputeAt ReverseComputeInline SampleCategorical
+    SampleComputeLocation SamplePerfectTile Split Unannotate Unroll Vectorize
+"""
 """What may be done to loops: TVM checks that each of these keeps what is computed."""
+
+_NOTES = ("meta_schedule.", "pragma_auto_unroll_max_step", "pragma_unroll_explicit")
+"""What may be noted at a loop or block."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class MetaSchedule:
         schedule = s_tir.Schedule(tvm.IRModule({"main": written.func}))
         if choice is not None:
             apply(schedule, str(choice["trace"]))
-        return Lowered(protect(schedule.mod["main"]), written.args, written.layout, choice or {})
+        return Lowered(protect(schedule.mod["main"]), written.args, written.layout, choice or {}, written.exact)
 
 
-def blocks_of(task: Task) -> Function:
+def blocks_of(task: Task) -> Blocks:
     """The task in blocks; TuningError if it cannot be written so."""
     written = write_blocks(task)
     if isinstance(written, Refused):
@@ -69,14 +70,16 @@ def apply(schedule: Any, text: str) -> None:
     """Do to a schedule what a trace says; TuningError for what is no trace of this function's."""
     try:
         trace = json.loads(text)
-        unknown = {str(step[0]) for step in trace[0]} - _MOVES
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))} is nothing that MetaSchedule does to blocks")
+        for kind, _, details, _ in trace[0]:
+            note = str(details[0]) if kind in ("Annotate", "Unannotate") else None
+            if kind not in _MOVES.split() or not (note is None or note.startswith(_NOTES)):
+                raise ValueError(f"{note or kind} is nothing that MetaSchedule does to loops")
         s_tir.schedule.Trace.apply_json_to_schedule(trace, schedule)
     except Exception as error:
         said = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise TuningError(
-            f"A schedule of the tuning database does not fit its kernel: {said}", "Tune again, or give another database."
+            f"A schedule of the tuning database does not fit its kernel: {said}",
+            "Tune again, or give another database.",
         ) from None
 
 

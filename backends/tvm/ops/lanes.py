@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..compat import IRBuilder, T, tirx, tvm
+from ..shifted import opaque
 
 PrimExpr = Any
 """A scalar TIR expression (TVM is untyped)."""
@@ -64,6 +65,22 @@ def scalar_code() -> Iterator[None]:
         _open.reset(token)
 
 
+_whole: ContextVar[bool] = ContextVar("whole", default=False)
+
+
+@contextmanager
+def expressions() -> Iterator[None]:
+    """`once` gives values no names: for code that is one expression, which repeats what it uses more than once.
+
+    Each such value is kept from TVM's algebra all the same: (x + m) - m is how a value is rounded.
+    """
+    token = _whole.set(True)
+    try:
+        yield
+    finally:
+        _whole.reset(token)
+
+
 def open_lanes() -> int:
     """Lanes of the open lane loop; 1 in scalar code."""
     lanes = _open.get()
@@ -75,6 +92,8 @@ def once(value: PrimExpr) -> PrimExpr:
     if isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or _is_named(value):
         return value
     dtype = str(value.ty.dtype)
+    if _whole.get():
+        return value if dtype == "bool" or _is_kept(value) else opaque(value)
     if dtype == "bool":  # vectors of single bits do not survive a buffer
         return tirx.NE(once(tirx.Cast("int8", value)), tirx.const(0, "int8"))
     lanes = _open.get()
@@ -91,6 +110,13 @@ def once(value: PrimExpr) -> PrimExpr:
 def let(value: PrimExpr, body: Callable[[PrimExpr], PrimExpr]) -> PrimExpr:
     """`body(value)` with `value` computed once."""
     return body(once(value))
+
+
+def _is_kept(value: PrimExpr) -> bool:
+    """Whether TVM's algebra sees no operation there."""
+    if isinstance(value, tvm.ir.Call):
+        return bool(value.op.name == "tirx.reinterpret" and value.args[0].ty == value.ty)
+    return isinstance(value, tvm.ir.expr.TensorLoad)
 
 
 def _is_named(value: PrimExpr) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..build import shared_cache
 from ..kernels.templates import TEMPLATES
@@ -26,6 +26,9 @@ from .spaces import Option, Tunable
 from .tuner import Build, Known, Summary, Tasks, Tuner, Winners
 from .workshop import CodeWorkshop
 
+if TYPE_CHECKING:
+    from .session import Tuning
+
 FLOPS, BYTES = 5e10, 1e10
 """What a core computes and a machine moves in a second, roughly: only the order of tasks depends on it."""
 
@@ -33,12 +36,11 @@ Make = Callable[[Chooser, Summary], Compiled]
 Progress = Callable[[str, int, int], None]
 
 
-def tuned_elsewhere(
-    make: Make, target: Target, address: str, seconds: float, database: Database, progress: Progress
-) -> Compiled:
-    """Compile with the best kernels that are known of the device, or found in `seconds`."""
-    pool = shared_pool()
-    with RemoteMeasurer(address, target, pool) as measurer:
+def tuned_elsewhere(make: Make, target: Target, tuning: Tuning, database: Database, progress: Progress) -> Compiled:
+    """Compile with the best kernels that are known of the device, or found in time."""
+    assert tuning.rpc is not None
+    pool, seconds = shared_pool(), tuning.seconds
+    with RemoteMeasurer(tuning.rpc, target, pool) as measurer:
         if not seconds:
             known = Known(database, TEMPLATES, measurer.machine)
             return make(known, known.summary)
@@ -51,7 +53,7 @@ def tuned_elsewhere(
         tasks = Tasks(measurer.machine)
         untuned = Estimate(make(tasks, Summary()).steps, tasks.of_output, target.threads)
         workshop = CodeWorkshop(measurer, pool, shared_cache())
-        tuner = _Tuner(TEMPLATES, workshop, database, contextlib.nullcontext, measurer.machine)
+        tuner = _Tuner(TEMPLATES, workshop, database, contextlib.nullcontext, measurer.machine, tuning.metaschedule)
         choose, summary = tuner.tune(_never, untuned, tasks, seconds, report)
     return make(choose, summary)
 

@@ -187,6 +187,7 @@ class ProcessMeasurer:
             known,
             candidate.task.target.threads,
             self.limits,
+            candidate.lowered.exact,
         )
 
     def _keep(self, key: str, array: np.ndarray) -> None:

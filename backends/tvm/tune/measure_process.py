@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import math
 import mmap
 import os
 import resource
@@ -27,7 +26,8 @@ import numpy as np
 from ....errors import TuningError
 from .. import threads as pools
 from ..codegen_process import end_with, open_pipes, read_frame, write_frame
-from ..plan import Layout, from_memory
+from ..plan import Layout
+from .differences import difference, junk
 from .layouts import from_layout
 
 SAMPLE = 300e-6
@@ -44,9 +44,6 @@ MANY = 40
 
 BUSY = 4
 """On a busy machine measuring may last so many times longer, until there are few or many."""
-
-BOUND = {"float64": 1e-11, "float32": 4e-5, "bfloat16": 2.0**-6}
-"""How far two kernels for one task may be apart, in units of the output's scale: twice what each may be off."""
 
 _ROTATED = 4096
 
@@ -87,6 +84,8 @@ class Order(NamedTuple):
     known: float | None
     threads: int
     limits: Limits
+    exact: bool = False
+    """Whether a result with other bits is wrong."""
 
 
 class Result(NamedTuple):
@@ -141,7 +140,7 @@ class Bench:
 
     def _measure(self, order: Order) -> Result:
         kernel = self._function(order.symbol)
-        result = aligned(junk(order.output))
+        result = aligned(junk(order.output.physical, order.output.memory))
         out = self.tensor(result)
         arrays = [self._parameter(parameter) for parameter in order.parameters]
         kernel(*(self.tensor(array) for array in arrays), out)
@@ -176,7 +175,8 @@ class Bench:
         """What is wrong with a result, or nothing."""
         if order.expected is None:
             return ""
-        return difference(_logical(result, order.output), self._arrays[order.expected], order.output.dtype)
+        logical = _logical(result, order.output)
+        return difference(logical, self._arrays[order.expected], order.output.dtype, order.exact)
 
     def _calls(
         self, kernel: Callable[..., Any], arrays: Sequence[np.ndarray], parameters: Sequence[Parameter], out: Any
@@ -260,28 +260,6 @@ def spread(samples: Sequence[float]) -> float:
     """Third less first quartile, over the median."""
     low, middle, high = np.percentile(samples, [25, 50, 75])
     return float((high - low) / middle)
-
-
-def difference(result: np.ndarray, expected: np.ndarray, dtype: str) -> str:
-    """Why `result` is not what the default computes, or nothing. Kernels may sum in another order, within a bound."""
-    if dtype not in BOUND:
-        same = result == expected
-        return "" if same.all() else f"{int((~same).sum())} of {same.size} elements differ from the default's"
-    got, want = (from_memory(array, dtype).astype(np.float64) for array in (result, expected))
-    strange = ~np.isfinite(want)
-    if not np.array_equal(got[strange], want[strange], equal_nan=True) or not np.isfinite(got[~strange]).all():
-        return "NaN or inf are not where the default has them"
-    scale = float(np.abs(want[~strange]).max(initial=0.0))
-    error = float(np.abs(got[~strange] - want[~strange]).max(initial=0.0))
-    if error <= BOUND[dtype] * scale:
-        return ""
-    return f"it is {error / scale if scale else math.inf:.2g} of the output's scale away from the default"
-
-
-def junk(output: Output) -> np.ndarray:
-    """An output buffer in which an element that the kernel forgets is found: NaN, or large."""
-    size = math.prod(output.physical) * np.dtype(output.memory).itemsize
-    return np.full(size, 0xFF, np.uint8).view(output.memory).reshape(output.physical)
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

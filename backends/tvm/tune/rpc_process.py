@@ -21,8 +21,9 @@ import numpy as np
 
 from ....errors import RpcError
 from ..codegen_process import end_with, open_pipes, read_frame
+from .differences import difference, junk
 from .layouts import from_layout
-from .measure_process import CUT, FEW, Order, Parameter, Result, difference, junk, serve, spread
+from .measure_process import CUT, FEW, Order, Parameter, Result, serve, spread
 
 SESSION = 30.0
 """Seconds after which a server ends a session."""
@@ -107,11 +108,11 @@ class Remote:
         session.get_function("runtime.config_threadpool")(1, order.threads)
         place = _Place(session, module, self._arrays)
         arguments = [place.parameter(parameter) for parameter in order.parameters]
-        out = place.put(junk(order.output))
+        out = place.put(junk(order.output.physical, order.output.memory))
         module[order.symbol](*arguments, out)
         first = from_layout(out.numpy(), order.output.logical, order.output.layout)
         if order.expected is not None and (
-            wrong := difference(first, self._arrays[order.expected], order.output.dtype)
+            wrong := difference(first, self._arrays[order.expected], order.output.dtype, order.exact)
         ):
             return Result(0.0, 0.0, 0, False, None, wrong)
         samples, cut = _time(module, session, order, [*arguments, out])

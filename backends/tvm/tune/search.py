@@ -9,12 +9,15 @@ of a machine drifts. What the database knows is not measured again.
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from ..generic.metaschedule import NAME as METASCHEDULE
+from ..generic.metaschedule import MetaSchedule
 from ..template import Task
 from .candidate import Failed
 from .database import Attempt, Database, Record, choice_text
@@ -91,7 +94,20 @@ class Exploration:
             return []
         known = {*self.times, self.tunable.default.name}
         hints = {sibling.best.name for sibling in self.siblings if sibling.best is not None}
-        return nearest(self.tunable.options, self.best or self.tunable.default, known, count, hints)
+        listed = nearest(self.tunable.options, self._center(), known, count, hints)
+        proposer = self.tunable.proposer
+        if proposer is None or (count == 1 and listed):
+            return listed
+        proposed = proposer.propose(max(count // 2, count - len(listed)), self.times)
+        return [*listed[: count - len(proposed)], *proposed]
+
+    def _center(self) -> Option:
+        """The best option of those that are listed."""
+        listed = {option.name: option for option in self.tunable.options}
+        if self.best is None or self.best.name in listed:
+            return self.best or self.tunable.default
+        tried = [(seconds, name) for name in listed if (seconds := self.times.get(name)) is not None]
+        return listed[min(tried)[1]] if tried else self.tunable.default
 
     def learn(self, option: Option, seconds: float | None) -> bool:
         """Take a result into account; whether it is the best so far."""
@@ -217,7 +233,8 @@ def recall(tunable: Tunable, database: Database) -> Exploration:
     if (record := database.best(tunable.key)) is not None:  # one that was imported comes without its attempts
         known.setdefault((record.template, choice_text(record.choice)), record.seconds)
         known.setdefault(tunable.default.name, record.default_seconds)
-    for option in tunable.options:
+    proposed = (Option(MetaSchedule(), json.loads(choice)) for template, choice in known if template == METASCHEDULE)
+    for option in (*tunable.options, *proposed):
         if option.name in known:
             exploration.learn(option, known[option.name])
     return exploration

@@ -39,12 +39,14 @@ class Tuning:
     """How to tune: for how many `seconds`, and the `database` that knows and learns; the user's own by default.
 
     Without seconds nothing is measured: kernels are those that the database knows, the others are defaults. `rpc` is
-    the device that the code is for, as host:port/key of a tracker.
+    the device that the code is for, as host:port/key of a tracker. `metaschedule` also has TVM's MetaSchedule search
+    where no template takes a task.
     """
 
     seconds: float = 0.0
     database: str | os.PathLike[str] | None = None
     rpc: str | None = None
+    metaschedule: bool = False
 
 
 def tuned(make: Make, target: Target, tuning: Tuning, progress: Progress) -> Compiled:
@@ -52,16 +54,17 @@ def tuned(make: Make, target: Target, tuning: Tuning, progress: Progress) -> Com
     path = default_path() if tuning.database is None else Path(tuning.database)
     with Database(path) as database:
         if tuning.rpc is not None:
-            return tuned_elsewhere(make, target, tuning.rpc, tuning.seconds, database, progress)
+            return tuned_elsewhere(make, target, tuning, database, progress)
         if tuning.seconds:
-            return _search(make, target, tuning.seconds, database, progress)
+            return _search(make, target, tuning, database, progress)
         known = Known(database, TEMPLATES)
         return make(known, known.summary)
 
 
-def _search(make: Make, target: Target, budget: float, database: Database, progress: Progress) -> Compiled:
+def _search(make: Make, target: Target, tuning: Tuning, database: Database, progress: Progress) -> Compiled:
     """Compile untuned, tune, and compile once more."""
     _check_machine(target)
+    budget = tuning.seconds
     tasks, began = Tasks(), time.monotonic()
     untuned = make(tasks, Summary())
     building = time.monotonic() - began
@@ -77,7 +80,7 @@ def _search(make: Make, target: Target, budget: float, database: Database, progr
 
     with LocalMeasurer(target) as measurer:
         workshop = CodeWorkshop(measurer, shared_pool(), shared_cache())
-        tuner = Tuner(TEMPLATES, workshop, database, lock.measuring)
+        tuner = Tuner(TEMPLATES, workshop, database, lock.measuring, metaschedule=tuning.metaschedule)
         choose, summary = tuner.tune(build, CompiledNetwork(untuned, tasks.of_output), tasks, budget, report, building)
     return make(choose, summary)
 

@@ -8,9 +8,9 @@ in the order of the space, which is that of the template's own estimate.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..template import Choice, Task, Template, Wants
 from .database import choice_text
@@ -34,6 +34,13 @@ class Option(NamedTuple):
         return self.template.name, choice_text(self.choice)
 
 
+class Proposer(Protocol):
+    """Makes options that no space lists."""
+
+    def propose(self, count: int, times: Mapping[Name, float | None]) -> list[Option]:
+        """At most `count` options that are not in `times`, the seconds of those that were tried (None: failed)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Tunable:
     """A task of a network that more than one kernel can do: equal layers are one."""
@@ -44,6 +51,7 @@ class Tunable:
     """The default first."""
     seconds: float
     """Of all its calls in one run of the untuned network."""
+    proposer: Proposer | None = None
 
     @property
     def default(self) -> Option:

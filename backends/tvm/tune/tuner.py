@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..template import Chooser, Chosen, Task, Template
+from ..generic.metaschedule import NAME as METASCHEDULE
+from ..generic.metaschedule import MetaSchedule
+from ..template import Chooser, Chosen, Refused, Task, Template
 from .confirm import SECONDS, Network, Quiet, compare, losers
 from .database import Attempt, Database, Record, choice_text
-from .keys import task_key
+from .evolution import Evolution
+from .keys import describe, task_key
 from .search import Search, Standing, Workshop
-from .spaces import Option, Tunable, options_of
+from .spaces import Option, Proposer, Tunable, options_of
 
 RESERVE = 0.2
 """The share of the budget that is kept for building and timing the tuned network, at least."""
@@ -53,6 +56,8 @@ class Summary:
     interrupted: bool = False
     untuned_ms: float | None = None
     tuned_ms: float | None = None
+    metaschedule: dict[str, Any] | None = None
+    """Where it was asked for: tasks that it searched, kernels of its that were kept, and what it cannot take."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -109,6 +114,9 @@ class Known:
     def _find(self, key: str, template: Template, task: Task) -> Chosen:
         record = self._database.best(key)
         self.summary.tasks += 1
+        if record is not None and record.template == METASCHEDULE and template.name == self._templates[-1].name:
+            self.summary.known, self.summary.kept = self.summary.known + 1, self.summary.kept + 1
+            return _tuned(Option(MetaSchedule(), record.choice), record)
         for option in options_of(template, task, self._templates) if record is not None else ():
             if record is not None and option.name == (record.template, choice_text(record.choice)):
                 default = option.name == (template.name, choice_text(template.emit(task).choice))
@@ -132,9 +140,14 @@ class Tuner:
         database: Database,
         quiet: Quiet,
         machine: str | None = None,
+        metaschedule: bool = False,
     ) -> None:
-        """`quiet` keeps other tuners of this machine away while networks are timed."""
+        """`quiet` keeps other tuners of this machine away while networks are timed.
+
+        With `metaschedule`, TVM's MetaSchedule proposes kernels for what the last template takes.
+        """
         self._templates, self._workshop, self._database = templates, workshop, database
+        self._metaschedule = metaschedule
         self._quiet = quiet
         self._machine = machine
 
@@ -156,23 +169,40 @@ class Tuner:
         with self._quiet():
             untuned.run()
             seconds = untuned.by_task()
-        tunables = {t.key: t for t in self._tunables(tasks, seconds)}
+        tunables = {t.key: t for t in self._tunables(tasks, seconds, summary)}
         search = Search(list(tunables.values()), self._workshop, self._database)
         summary.tasks, summary.known = len(search.explorations), search.known
         search.run(began + searching(budget, building), report)
         summary.tried, summary.interrupted = search.tried, search.interrupted
         confirmed = self._confirm(build, untuned, dict(search.winners()), tunables, summary, began + budget)
-        summary.kept = 0 if confirmed is None else len(confirmed.options)
+        kept = [] if confirmed is None else [option for option, _ in confirmed.options.values()]
+        summary.kept = len(kept)
+        if summary.metaschedule is not None:
+            summary.metaschedule["kept"] = sum(option.template.name == METASCHEDULE for option in kept)
         summary.seconds = time.monotonic() - began
         return confirmed or tasks, summary
 
-    def _tunables(self, tasks: Tasks, seconds: Mapping[str, float]) -> list[Tunable]:
+    def _tunables(self, tasks: Tasks, seconds: Mapping[str, float], summary: Summary) -> list[Tunable]:
         """Tasks that there is something to choose for."""
         found = []
+        if self._metaschedule:
+            summary.metaschedule = {"tasks": 0, "kept": 0, "refused": []}
         for key, (template, task) in tasks.found.items():
             if options := options_of(template, task, self._templates):
-                found.append(Tunable(key, task, options, seconds.get(key, 0.0)))
+                proposer = self._proposer(template, task, summary.metaschedule)
+                found.append(Tunable(key, task, options, seconds.get(key, 0.0), proposer))
         return found
+
+    def _proposer(self, template: Template, task: Task, told: dict[str, Any] | None) -> Proposer | None:
+        """MetaSchedule for a task without a template of its own, where it was asked for and can take it."""
+        if told is None or template.name != self._templates[-1].name:
+            return None
+        wants = MetaSchedule().wants(task)
+        if isinstance(wants, Refused):
+            told["refused"].append({"task": describe(task), "layers": list(task.region.layers), "why": wants.reason})
+            return None
+        told["tasks"] += 1
+        return Evolution(task)
 
     def _confirm(
         self,

@@ -1,0 +1,46 @@
+"""Whether a candidate computes what the default does. Imports neither torch nor TVM.
+
+difference(result, expected) == ""   exactly if integers are equal and floats as near as two right kernels are
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..plan import from_memory
+
+BOUND = {"float64": 1e-11, "float32": 4e-5, "bfloat16": 2.0**-6}
+"""How far two kernels for one task may be apart, in units of the output's scale: twice what each may be off."""
+
+
+def difference(result: np.ndarray, expected: np.ndarray, dtype: str, exact: bool = False) -> str:
+    """Why `result` is not what the default computes, or nothing.
+
+    Kernels may sum in another order, within a bound, unless they have to be `exact`.
+    """
+    if dtype not in BOUND:
+        return _unequal(result == expected)
+    got, want = (from_memory(array, dtype).astype(np.float64) for array in (result, expected))
+    if exact:
+        return _unequal((got == want) | (np.isnan(got) & np.isnan(want)))
+    strange = ~np.isfinite(want)
+    if not np.array_equal(got[strange], want[strange], equal_nan=True) or not np.isfinite(got[~strange]).all():
+        return "NaN or inf are not where the default has them"
+    scale = float(np.abs(want[~strange]).max(initial=0.0))
+    error = float(np.abs(got[~strange] - want[~strange]).max(initial=0.0))
+    if error <= BOUND[dtype] * scale:
+        return ""
+    return f"it is {error / scale if scale else math.inf:.2g} of the output's scale away from the default"
+
+
+def _unequal(same: np.ndarray) -> str:
+    return "" if same.all() else f"{int((~same).sum())} of {same.size} elements differ from the default's"
+
+
+def junk(physical: Sequence[int], memory: str) -> np.ndarray:
+    """An output buffer in which an element that the kernel forgets is found: NaN, or large."""
+    size = math.prod(physical) * np.dtype(memory).itemsize
+    return np.full(size, 0xFF, np.uint8).view(memory).reshape(physical)

@@ -1,0 +1,204 @@
+"""MetaSchedule's kernels: the generic scheduler's formulas in blocks, and schedules that are proposed and replayed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compare import assert_close_to_reference
+from kernel_case import HOST, Built, aten, build, loops, make_task, randn
+
+from planish.backends.tvm.compat import s_tir, structural_equal, tvm
+from planish.backends.tvm.generic import metaschedule
+from planish.backends.tvm.generic.blocks import LARGEST, write_blocks
+from planish.backends.tvm.generic.metaschedule import MetaSchedule
+from planish.backends.tvm.generic.template import Generic
+from planish.backends.tvm.template import Lowered, Refused, Task
+from planish.backends.tvm.tune.differences import difference
+from planish.backends.tvm.tune.evolution import BATCH, Evolution
+from planish.errors import TuningError
+
+
+def norm(x: torch.Tensor) -> torch.Tensor:
+    return aten.layer_norm.default(x, [48], None, None, 1e-5, False)
+
+
+def pool(x: torch.Tensor) -> torch.Tensor:
+    return aten.max_pool2d.default(x, [3, 3], [2, 2], [1, 1], [1, 1], False)
+
+
+def bins(x: torch.Tensor) -> torch.Tensor:
+    return aten._adaptive_avg_pool3d.default(x, [3, 5, 5])
+
+
+def border(x: torch.Tensor) -> torch.Tensor:
+    return aten.pad.default(x, [1, 2, 2, 1], "reflect")
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    return aten.gelu.default(x, approximate="none")
+
+
+def swish(x: torch.Tensor) -> torch.Tensor:
+    return aten.mul.Tensor(aten.silu.default(x), aten.amax.default(x, [1], True))
+
+
+def whole(x: torch.Tensor) -> torch.Tensor:
+    return aten.sum.default(x)
+
+
+CASES: list[tuple[Callable[..., Any], tuple[int, ...]]] = [
+    (norm, (7, 48)),
+    (pool, (1, 20, 9, 11)),
+    (bins, (1, 6, 7, 9, 8)),
+    (border, (2, 3, 8, 9)),
+    (gelu, (3, 100)),
+    (swish, (2, 30, 5)),
+    (whole, (3, 5)),
+]
+
+
+def scheduled(task: Task, lowered: Lowered) -> Built:
+    return Built(task, lowered, tvm.compile(tvm.IRModule({"main": lowered.func}), target=task.target.tvm_target()))
+
+
+def large(fn: Callable[..., Any] = pool) -> Task:
+    return make_task(fn, [randn(1, 24, 30, 31)])
+
+
+@pytest.mark.parametrize(("fn", "shape"), CASES, ids=lambda value: getattr(value, "__name__", ""))
+def test_blocks_compute_what_loops_compute(fn: Callable[..., Any], shape: tuple[int, ...]) -> None:
+    x = randn(*shape)
+    task = make_task(fn, [x], external=True)
+    blocks = write_blocks(task)
+    assert not isinstance(blocks, Refused)
+    result, loop = build(MetaSchedule(), task).run([x]), build(Generic(), task).run([x])
+    assert_close_to_reference(result, fn(x.double()), fn(x))
+    assert blocks.exact == (fn in (pool, border))
+    if blocks.exact:
+        np.testing.assert_array_equal(result, loop)
+
+
+def test_strange_numbers_stay_where_they_are() -> None:
+    x = randn(2, 20, 9, 11)
+    x[0, 3, 4, 5], x[1, 7, 0, 0], x[1, 8, 8, 10] = torch.nan, torch.inf, -torch.inf
+    for fn in (pool, gelu, swish):
+        blocks, loop = (build(template, make_task(fn, [x])).run([x]) for template in (MetaSchedule(), Generic()))
+        assert difference(blocks, loop, "float32") == ""
+        assert np.isnan(blocks).any()
+
+
+@pytest.mark.parametrize("layout", [f"c{HOST.block}"])
+def test_blocked_layouts_and_channels_that_fill_no_block(layout: str) -> None:
+    x = randn(1, HOST.block + 3, 9, 11)
+    task = make_task(pool, [x], layouts={0: layout}, hint=layout)
+    np.testing.assert_array_equal(build(MetaSchedule(), task).run([x]), pool(x))
+
+
+def test_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
+    x = randn(8, 48).bfloat16()
+    for fn in (norm, gelu):
+        made, loop = (build(t, make_task(fn, [x])).run([x]) for t in (MetaSchedule(), Generic()))
+        assert difference(made.view(torch.uint16).numpy(), loop.view(torch.uint16).numpy(), "bfloat16") == ""
+
+
+def sines(x: torch.Tensor) -> torch.Tensor:
+    return aten.sin.default(x)
+
+
+def running(x: torch.Tensor) -> torch.Tensor:
+    return aten.cumsum.default(x, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [
+        (make_task(running, [randn(4, 9)]), "running sums are made in order"),
+        (make_task(sines, [randn(4, 9)]), f"its formula has more than {LARGEST} operations as one expression"),
+        (
+            replace(make_task(gelu, [randn(4, 9)]), within=frozenset({0})),
+            "its result is stored in the place of an operand",
+        ),
+    ],
+    ids=["running", "sines", "within"],
+)
+def test_what_has_no_blocks_is_refused_with_the_reason(task: Task, why: str) -> None:
+    assert MetaSchedule().wants(task) == Refused(why)
+    with pytest.raises(TuningError, match=why):
+        MetaSchedule().emit(task)
+
+
+def test_proposals_are_kernels_that_a_trace_makes_again() -> None:
+    """The trace is all that a database keeps; every schedule of a maximum has the bits of the loops."""
+    task = large()
+    x = randn(1, 24, 30, 31)
+    options = Evolution(task).propose(BATCH, {})
+    assert 1 < len(options) == len({option.name for option in options})
+    for option in options[:3]:
+        first, second = (option.template.emit(task, json.loads(option.name[1])) for _ in range(2))
+        assert structural_equal(first.func, second.func)
+        assert first.exact
+        assert "parallel" in {kind for kind, _ in loops(first.func)}
+        np.testing.assert_array_equal(scheduled(task, first).run([x]), pool(x))
+
+
+def test_a_search_that_begins_again_knows_what_was_tried() -> None:
+    task = large(bins_of_large)
+    first = Evolution(task).propose(BATCH, {})
+    known = {option.name: float(number + 1) for number, option in enumerate(first)}
+    again = Evolution(task).propose(BATCH, {**known, ("generic", "{}"): 1.0})
+    assert again
+    assert not known.keys() & {option.name for option in again}
+
+
+def bins_of_large(x: torch.Tensor) -> torch.Tensor:
+    return aten.sum.dim_IntList(x, [1], False)
+
+
+def test_a_batch_follows_when_all_of_it_was_tried() -> None:
+    evolution, times = Evolution(large(bins_of_large)), {}
+    for _ in range(2):
+        batch = evolution.propose(3, times)
+        assert evolution.propose(3, times) == batch
+        times |= dict.fromkeys((option.name for option in batch), 1.0)
+    whole_batch = evolution.propose(100, times)
+    times |= dict.fromkeys((option.name for option in whole_batch), None)
+    assert not times.keys() & {option.name for option in evolution.propose(100, times)}
+
+
+def trace_of(steps: Sequence[Any]) -> dict[str, str]:
+    return {"trace": json.dumps([list(steps), []])}
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"trace": "no trace"}, "does not fit"),
+        (trace_of([["UnsafeHideBufferAccess", [], [], []]]), "UnsafeHideBufferAccess is nothing"),
+        (trace_of([["Annotate", [], ["pragma_import_llvm", 1], []]]), "pragma_import_llvm is nothing"),
+        (trace_of([["GetSBlock", [], ["elsewhere", "main"], ["b0"]]]), "does not fit"),
+    ],
+    ids=["text", "step", "note", "block"],
+)
+def test_a_trace_that_is_none_of_this_kernel_is_refused(choice: dict[str, str], said: str) -> None:
+    with pytest.raises(TuningError, match=said):
+        MetaSchedule().emit(large(), choice)
+
+
+def test_what_adds_nothing_up_has_to_have_the_same_bits() -> None:
+    one, other = np.array([1.0, np.nan], np.float32), np.array([1.0 + 2**-23, np.nan], np.float32)
+    assert difference(other, one, "float32") == ""
+    assert difference(other, one, "float32", exact=True) == "1 of 2 elements differ from the default's"
+    assert difference(one, one, "float32", exact=True) == ""
+
+
+def test_a_schedule_says_nothing_of_its_own() -> None:
+    """Without a trace, loops are as they are written."""
+    task = large()
+    module = tvm.IRModule({"main": metaschedule.blocks_of(task).func})
+    assert metaschedule.trace_text(s_tir.Schedule(module)) == "[[],[]]"
