@@ -11,6 +11,8 @@ import torch
 from rewriting import op_names
 from torch import Tensor, nn
 from zoo.merged import PAIRS, settled
+from zoo.merged_convs import CONVOLUTIONS
+from zoo.merged_tokens import TOKENS
 
 from planish.ir.capture import capture
 from planish.ir.interpret import eager
@@ -32,7 +34,7 @@ def cost(program: Program) -> dict[str, Any]:
         if node.op == "get_attr":
             weight = program.weights[str(node.target)]
             stored[weight.shape, weight.contiguous().numpy().tobytes()] = weight.nbytes
-        if str(node.target).split(".")[1:2] in (["convolution"], ["linear"]):
+        elif str(node.target).split(".")[1:2] in (["convolution"], ["linear"]):
             at: Any = node.args[0] if node.args[6:7] == (True,) else node
             work += at.meta["val"].numel() * math.prod(node.args[1].meta["val"].shape[1:])
     kernels = run_passes(program, PIPELINES["group"])
@@ -40,10 +42,13 @@ def cost(program: Program) -> dict[str, Any]:
     return {"nodes": Counter(op_names(program)), "kernels": calls, "work": work, "bytes": sum(stored.values())}
 
 
-@pytest.mark.parametrize("name", PAIRS)
+ALL = PAIRS | CONVOLUTIONS | TOKENS
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_costs_what_the_merged_network_does(name: str) -> None:
     torch.manual_seed(0)
-    trained, merged, shape = PAIRS[name]
+    trained, merged, shape = ALL[name]
     x = torch.randn(shape, dtype=torch.float64)
     before, after = rewritten(settled(trained()), x, verify=True)
     (old,), (new,) = eager(before, [x]), eager(after, [x])

@@ -79,9 +79,9 @@ class AcNet(nn.Module):
 class NormAndPad(nn.Module):
     """A batch norm, and a border of what it makes of zero."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = C) -> None:
         super().__init__()
-        self.norm = norm()
+        self.norm = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad, then overwrite the border."""
