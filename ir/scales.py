@@ -45,7 +45,7 @@ def moves(node: fx.Node) -> bool:
         return True
     if is_call(node, aten.constant_pad_nd.default, aten.masked_fill.Scalar):
         return bool(argument(node, "value") == 0)
-    return False
+    return is_call(node, aten.pad.default) and argument(node, "mode") != "constant"
 
 
 def scale_groups(graph: fx.Graph) -> list[tuple[fx.Node, ...]]:
