@@ -74,10 +74,10 @@ def test_sums_may_leave_32_bits_on_the_way() -> None:
     exact(lambda x, w, b: planish.linear.default(x, w, b, 0), (x, w, bias), constants=(1, 2))
 
 
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [((4, 9), (9, 5)), ((2, 3, 4, 40), (3, 40, 17)), ((2, 1, 3, 4), (5, 4, 2)), ((4,), (4, 3)), ((3, 4), (4,))],
-)
+PRODUCTS = [((4, 9), (9, 5)), ((2, 3, 4, 40), (3, 40, 17)), ((2, 1, 3, 4), (5, 4, 2)), ((4,), (4, 3)), ((3, 4), (4,))]
+
+
+@pytest.mark.parametrize(("a", "b"), PRODUCTS)
 def test_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     for dtype, zero in ((U8, 200), (S8, 0), (S16, 0)):
         pairs = list(zip(hostile(a, dtype), (codes(*b, dtype=S8), *hostile(b, S8)), strict=False))

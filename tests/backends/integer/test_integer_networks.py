@@ -1,0 +1,139 @@
+"""Whole integer programs through the compiler: the reference's bits, and no float, quotient or function on the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from integer_only import strange
+from kernel_case import HOST, loops, make_task
+from torch.utils._pytree import tree_leaves
+from zoo.integer_network import integer_network
+from zoo.random_integers import random_integers
+
+from planish.backends.tvm.backend import TvmBackend
+from planish.backends.tvm.compat import tvm
+from planish.backends.tvm.generic.template import Generic
+from planish.backends.tvm.lower import lower
+from planish.backends.tvm.plan import Plan
+from planish.backends.tvm.target import Target, parse_target
+from planish.ir.ops import integer_name
+from planish.ir.program import Program
+from planish.ir.quantized.operators import OPERATORS
+from planish.passes.manager import run_passes
+from planish.passes.pipelines import GROUP
+
+SUITE = range(20)
+BARS = range(1000, 1200)
+FLOATS = re.compile(r"\bv?(?:add|sub|mul|div|sqrt|fn?m(?:add|sub)\w*|max|min|round|rndscale|cvt\w*)[ps][sdh]\b")
+DIVISIONS = re.compile(r"\bi?div[bwlq]?\b")
+
+
+def check_bits(program: Program, sets: list[tuple[torch.Tensor, ...]]) -> None:
+    """The artifact's results and the reference's."""
+    compiled = TvmBackend(HOST).compile(run_passes(program, GROUP))
+    for inputs in sets:
+        for one, other in zip(tree_leaves(program(*inputs)), tree_leaves(compiled(*inputs)), strict=True):
+            assert (one.dtype, one.shape) == (other.dtype, other.shape)
+            assert torch.equal(one, other), f"{int((one != other).sum())} of {one.numel()} differ"
+
+
+@pytest.mark.parametrize("count_include_pad", [False, True])
+def test_a_residual_network(count_include_pad: bool) -> None:
+    """From float32 to float32: the doors have the reference's bits, too."""
+    program, x, _ = integer_network(count_include_pad)
+    check_bits(program, [(x,), (x * 100,), (torch.zeros_like(x),), (torch.full_like(x, torch.nan),)])
+
+
+@pytest.mark.parametrize("seed", SUITE)
+def test_random_programs(seed: int) -> None:
+    check_bits(*random_integers(seed))
+
+
+@pytest.mark.bars
+@pytest.mark.parametrize("seed", BARS)
+def test_many_random_programs(seed: int) -> None:
+    check_bits(*random_integers(seed, steps=14))
+
+
+def test_the_programs_are_what_they_claim() -> None:
+    """Equal seeds are equal programs; over the suite's seeds every operator occurs, and every width."""
+    assert str(random_integers(3)[0]) == str(random_integers(3)[0])
+    nodes = [node for seed in SUITE for node in random_integers(seed)[0].graph.nodes if node.op == "call_function"]
+    doors = {"quantize", "dequantize", None}
+    assert {integer_name(node) for node in nodes} - doors == {operator.name for operator in OPERATORS} - doors
+    assert {node.meta["val"].dtype for node in nodes} == {torch.uint8, torch.int8, torch.int16, torch.int32}
+
+
+def plan_of(program: Program, target: Target = HOST) -> Plan:
+    """The kernels of a program, not compiled."""
+    return lower(run_passes(program, GROUP), target)
+
+
+@pytest.mark.parametrize("seed", SUITE[:5])
+def test_stored_values_are_integers(seed: int) -> None:
+    check_stored(seed)
+
+
+@pytest.mark.bars
+@pytest.mark.parametrize("seed", BARS)
+def test_many_stored_values_are_integers(seed: int) -> None:
+    check_stored(seed)
+
+
+def check_stored(seed: int) -> None:
+    """Every kernel of a program that takes and gives codes."""
+    for kernel in plan_of(random_integers(seed)[0]).kernels.values():
+        assert strange(kernel.func) == set(), f"{kernel.template}"
+
+
+def test_only_the_doors_are_float() -> None:
+    """A quotient to quantize, a product to dequantize: nothing else, in no other kernel."""
+    found = [strange(kernel.func) for kernel in plan_of(integer_network(False)[0]).kernels.values()]
+    doors = [{name for name in names if "float" not in name} for names in found if names]
+    assert sorted(doors, key=len) == [set(), {"Div", "round"}]
+
+
+def test_the_look_at_stored_values_sees() -> None:
+    """Floats, integer quotients, also in conditions, and calls of functions."""
+    aten, x = torch.ops.aten, torch.arange(12).to(torch.int32)
+    assert seen(lambda v: aten.gt.Scalar(aten._to_copy.default(v, dtype=torch.float32), 0.5), x) == {"float32"}
+    assert seen(lambda v: aten.floor_divide.default(v, 3), x) == {"FloorDiv"}
+    assert seen(lambda v: aten.where.self(aten.gt.Scalar(aten.remainder.Scalar(v, 5), 2), v, v), x) == {"FloorMod"}
+    assert seen(lambda v: aten.sqrt.default(v), x.float()) == {"float32", "sqrt"}
+
+
+def seen(fn: Callable[[Any], Any], x: torch.Tensor) -> set[str]:
+    """What is strange about the kernel of a function."""
+    return strange(Generic().emit(make_task(fn, [x])).func)
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64-v3"])
+def test_machine_code_has_no_float_arithmetic(target: str) -> None:
+    """Nor a division, but the one by which each parallel loop finds its share."""
+    cpu = parse_target(target, 2)
+    for kernel in plan_of(random_integers(4)[0], cpu).kernels.values():
+        assembly = machine_code(kernel.func, cpu)
+        assert not FLOATS.findall(assembly), kernel.template
+        shares = sum(kind == "parallel" for kind, _ in loops(kernel.func))
+        assert len(DIVISIONS.findall(assembly)) <= shares, kernel.template
+
+
+def test_the_look_at_machine_code_sees() -> None:
+    """A float sum, a float quotient, and an integer quotient by a variable."""
+    aten, x = torch.ops.aten, torch.arange(1, 40)
+    floats = make_task(lambda v, w: aten.div.Tensor(aten.add.Tensor(v, w), v), [x.float(), x.float()])
+    quotient = make_task(lambda v, w: aten.floor_divide.default(v, w), [x, x])
+    assert {"addps", "divps"} <= {
+        name.lstrip("v") for name in FLOATS.findall(machine_code(Generic().emit(floats).func))
+    }
+    assert DIVISIONS.findall(machine_code(Generic().emit(quotient).func))
+
+
+def machine_code(func: Any, target: Target = HOST) -> str:
+    """Assembly of a kernel."""
+    made = tvm.compile(tvm.IRModule({"main": func}), target=target.tvm_target())
+    return str(made.mod.inspect_source("asm"))
