@@ -21,6 +21,7 @@ from .cli_options import (
     Json,
     Layout,
     Mean,
+    MetaSchedule,
     Model,
     Numerics,
     Precision,
@@ -115,6 +116,7 @@ def compile(
     ] = "0",
     tuning_db: TuningDb = None,
     rpc: Rpc = None,
+    metaschedule: MetaSchedule = False,
     as_json: Json = False,
 ) -> None:
     """Compile MODEL for inference and write one file."""
@@ -133,6 +135,7 @@ def compile(
         "tune": tune,
         "tuning_db": tuning_db,
         "rpc": rpc,
+        "metaschedule": metaschedule,
     }
     compiled = _compiler().compile_from_command(model, specs, weights, eval_mode, options)
     compiled.save(output)

@@ -31,6 +31,9 @@ Mean = Annotated[
 ]
 Std = Annotated[str | None, typer.Option(metavar="NUMBERS", help="The same: the standard deviation of each channel.")]
 Layout = Annotated[str | None, typer.Option(help='The same: "NHWC" or "NCHW", of the uint8 images that it takes.')]
+MetaSchedule = Annotated[
+    bool, typer.Option("--metaschedule", help="While tuning, let TVM's MetaSchedule search where no template fits.")
+]
 Target = Annotated[str, typer.Option(help='"native", an LLVM cpu name, or arch:cpu.')]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 

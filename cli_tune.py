@@ -17,6 +17,7 @@ from .cli_options import (
     Json,
     Layout,
     Mean,
+    MetaSchedule,
     Model,
     Numerics,
     Precision,
@@ -66,6 +67,7 @@ def model(
     layout: Layout = None,
     tuning_db: TuningDb = None,
     rpc: Rpc = None,
+    metaschedule: MetaSchedule = False,
     as_json: Json = False,
 ) -> None:
     """Tune MODEL's kernels on this machine; later compilations take them from the database."""
@@ -79,6 +81,7 @@ def model(
         "tune": seconds,
         "tuning_db": tuning_db,
         "rpc": rpc,
+        "metaschedule": metaschedule,
         "target": target,
         "threads": threads,
         "precision": precision,

@@ -59,7 +59,7 @@ def tuning_of(options: Options) -> Tuning | None:
 
     if not options.tune and options.tuning_db is None and options.rpc is None:
         return None
-    return Tuning(float(options.tune), options.tuning_db, options.rpc)
+    return Tuning(float(options.tune), options.tuning_db, options.rpc, options.metaschedule)
 
 
 def compile_from_command(

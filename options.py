@@ -39,6 +39,7 @@ class Options:
     """Seconds to tune for."""
     tuning_db: Any = None
     rpc: str | None = None
+    metaschedule: bool = False
     threads: int | None = None
     verify: bool = False
     progress: bool | Progress | None = None
@@ -56,6 +57,7 @@ def check_options(given: Mapping[str, Any]) -> Options:
     if isinstance(options.tune, str):
         options = replace(options, tune=parse_seconds(options.tune))
     _check_values(options)
+    _check_metaschedule(options)
     _check_objects(options)
     _check_available(options)
     return options
@@ -88,6 +90,19 @@ def _check_available(options: Options) -> None:
         )
     if options.calibration is not None:
         raise OptionError(f"calibration={options.calibration!r} is not available yet.", "Leave calibration out.")
+
+
+def _check_metaschedule(options: Options) -> None:
+    """It searches within the seconds of `tune`."""
+    if not isinstance(options.metaschedule, bool):
+        raise OptionError(
+            f"metaschedule={options.metaschedule!r} is neither True nor False.", "Give True together with tune=."
+        )
+    if options.metaschedule and not options.tune:
+        raise OptionError(
+            "metaschedule=True asks for a search, but tune gives it no time.",
+            "Give tune=120.0, say; what an earlier search found is used from the tuning database without it.",
+        )
 
 
 def _check_values(options: Options) -> None:

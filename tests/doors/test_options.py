@@ -34,6 +34,8 @@ def test_times_may_be_written_with_their_unit(text: str, seconds: float) -> None
         ({"preprocess": object}, "preprocess=<class 'object'> is no preprocessing"),
         ({"tuning_db": 3}, "tuning_db=3 is not the path of a file"),
         ({"rpc": 9190}, "rpc=9190 is not host:port/key"),
+        ({"metaschedule": True}, "metaschedule=True asks for a search, but tune gives it no time"),
+        ({"metaschedule": "yes", "tune": 1.0}, "metaschedule='yes' is neither"),
         ({"tuning_db": ""}, "tuning_db='' is not the path of a file"),
         ({"tune": "long"}, "'long' is not a time"),
         ({"tune": "m"}, "'m' is not a time"),
