@@ -339,6 +339,20 @@ def test_refuses_a_producer_with_a_second_user() -> None:
     assert reason == "its producer a has other users: r"
 
 
+def test_refuses_one_convolution_under_two_batch_norms() -> None:
+    rest = "none, @c, @s, false, 0.1, 1e-05, false)"
+    first = f"%m: f64[1, 2, 6] = batch_norm(%a, none, {rest}   # first"
+    second = f"%n: f64[1, 2, 6] = batch_norm(%a, @s, {rest}   # second"
+    text = f"{CONVS}@s: f64[2] = positive(1)\n{A}{first}\n{second}\nreturn (%m, %n) }}"
+    after, applied, refused = rewritten(FOLD, text)
+    assert not applied
+    assert op_names(after) == ["convolution", "batch_norm", "batch_norm"]
+    assert {s.layers: s.reason for s in refused} == {
+        ("first",): "its producer a has other users: n",
+        ("second",): "its producer a has other users: m",
+    }
+
+
 def test_refuses_a_producer_that_is_returned() -> None:
     reason = refusal(FOLD, f"{CONVS}@k: f64[2, 1]\n{A}%y: f64[1, 2, 6] = mul.Tensor(%a, @k)\nreturn (%y, %a) }}")
     assert reason == "its producer a has other users: output"
@@ -490,11 +504,11 @@ def test_refuses_overflow_of_the_weight_type() -> None:
     assert [s.reason for s in refused] == ["the folded conv.weight overflows float16"]
 
 
-def test_refuses_batch_norm_in_training_mode() -> None:
-    reason = refusal(
-        FOLD,
-        f"{CONVS}{A}%y: f64[1, 2, 6] = batch_norm(%a, none, none, none, none, true, 0.1, 1e-05, false)\nreturn %y }}",
-    )
+@pytest.mark.parametrize("statistics", ["none, none", "@c, @v"], ids=["without", "with"])
+def test_refuses_batch_norm_in_training_mode(statistics: str) -> None:
+    norm = f"batch_norm(%a, none, none, {statistics}, true, 0.0, 1e-05, false)"  # no momentum: it writes nothing
+    head = CONVS.replace("@v: f64[2, 3, 1]", "@v: f64[2] = positive(1)") if "@" in statistics else CONVS
+    reason = refusal(FOLD, f"{head}{A}%y: f64[1, 2, 6] = {norm}\nreturn %y }}")
     assert reason == "batch norm in training mode normalizes by its input, so it is not affine"
 
 
