@@ -22,7 +22,20 @@ from ...ir.names import WeightNames
 from ...ir.program import Program
 from ...ir.quantized.constants import Function
 from ...ir.types import QuantParams
-from .forms import Accumulator, Clamped, Constant, Floating, Form, Gained, Pointwise, Target, Term, one, requantize
+from .forms import (
+    Accumulator,
+    Clamped,
+    Constant,
+    Floating,
+    Form,
+    Gained,
+    Pointwise,
+    Target,
+    Term,
+    one,
+    requantize,
+    truths,
+)
 from .plan import Plan
 
 planish = torch.ops.planish
@@ -113,8 +126,8 @@ class Builder:
 
     def floats(self, node: fx.Node) -> fx.Node:
         """A node's value as float32, or as it is where it is no floating value."""
-        if node in self.plain:
-            return self.plain[node]
+        if not is_floating(node):
+            return self.other(node)
         form = self.forms[node]
         if isinstance(form, Floating):
             return form.node
@@ -126,6 +139,17 @@ class Builder:
                 scale = self.weight("scale", term.scale.to(torch.float32))
                 self._floats[node] = self.call(planish.dequantize.default, term.node, scale, term.zero)
         return self._floats[node]
+
+    def other(self, node: fx.Node) -> fx.Node:
+        """A value that is no floating one, such as places or a mask; a comparison of codes is looked up."""
+        if node not in self.plain:
+            form = self.forms[node]
+            assert isinstance(form, Pointwise)
+            with self.stand_for(node):
+                entries = truths(form.function, self.params(form.source))
+                table = self.weight("table", entries)
+                self.plain[node] = self.call(planish.lookup.default, self.codes(form.source), table)
+        return self.plain[node]
 
     def as_float(self, node: fx.Node) -> fx.Node:
         """The same call on float values."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from ...errors import QuantizationError
 from ...ir.dyadic import multipliers, sum_multipliers
 from ...ir.quantized.constants import CURVE_SHIFT, Function, curve_coefficients
 from ...ir.quantized.constants import table as table_of
@@ -60,6 +61,14 @@ class Term:
     zero: int
 
 
+def truths(function: Function, x: QuantParams) -> Tensor:
+    """The 256 entries of a comparison of 8-bit codes."""
+    limits = torch.iinfo(x.dtype)
+    if x.dtype.itemsize != 1:
+        raise QuantizationError(f"A comparison cannot be looked up with {x.dtype}.", "Keep it in float.")
+    return function(x.values(torch.arange(limits.min, limits.max + 1).clamp(x.low, x.high)))
+
+
 def one(scale: float) -> Tensor:
     """A scale for all elements."""
     return torch.tensor([scale], dtype=torch.float64)
@@ -94,7 +103,8 @@ class Sum(Form):
     def emit(self, builder: Builder, target: Target) -> fx.Node:
         """Either operand may be an accumulator."""
         a, b = self.first, self.second
-        ratios = torch.broadcast_tensors(a.scale / target.params.scale, b.scale / target.params.scale)
+        second = torch.where(b.scale == 0, a.scale * 2.0**-40, b.scale)  # a slope of 0: its multiplier is 0, too
+        ratios = torch.broadcast_tensors(a.scale / target.params.scale, second / target.params.scale)
         made = [sum_multipliers(*pair) for pair in zip(*(r.flatten().tolist() for r in ratios), strict=True)]
         shape = ratios[0].shape
         first, second = (torch.tensor([m[place] for m, _ in made]).reshape(shape) for place in (0, 1))

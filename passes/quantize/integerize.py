@@ -112,7 +112,7 @@ class _Integerize:
 
     def _form(self, node: fx.Node) -> Form | str:
         """What a node's rule says."""
-        rule = rule_of(node) if is_floating(node) else None
+        rule = rule_of(node)
         if rule is None:
             return "it has no integer form"
         try:

@@ -56,7 +56,7 @@ def order(node: fx.Node, builder: Builder) -> fx.Node:
 
 
 def _operand(builder: Builder, source: fx.Node, target: Target) -> fx.Node:
-    return builder.moved(source, target) if is_floating(source) else builder.plain[source]
+    return builder.moved(source, target) if is_floating(source) else builder.other(source)
 
 
 def _zeros(node: fx.Node, args: tuple[Any, ...], target: Target) -> tuple[Any, ...]:

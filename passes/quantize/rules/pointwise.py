@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from ....ir.ops import arguments
 from ..builder import Builder, is_floating
-from ..forms import Accumulator, Clamped, Constant, Form, Gained, Pointwise, Sum, Target, Term, one
+from ..forms import Accumulator, Clamped, Constant, Form, Gained, Pointwise, Term
 from .axes import interpolated
 from .products import product
 from .sums import total
@@ -69,10 +69,10 @@ def binary(node: fx.Node, builder: Builder) -> Form | str:
 
 def function(node: fx.Node, builder: Builder) -> Form | str:
     """Any other function: a table over the codes of the one value it depends on."""
-    floats = [value for value in node.all_input_nodes if is_floating(value)]
-    moving = [value for value in floats if not isinstance(builder.forms[value], Constant)]
-    fixed = {value: builder.forms[value] for value in floats if value not in moving}
-    if len(floats) != len(node.all_input_nodes) or not moving:
+    values = node.all_input_nodes
+    moving = [value for value in values if value in builder.forms and not isinstance(builder.forms[value], Constant)]
+    fixed = {value: builder.forms[value] for value in values if isinstance(builder.forms.get(value), Constant)}
+    if len(moving) + len(fixed) != len(values) or not moving:
         return "it mixes floating values and others"
     if not _one_source(builder, moving, list(fixed)):
         return "it depends on several values"
@@ -87,7 +87,7 @@ def function(node: fx.Node, builder: Builder) -> Form | str:
         args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
         assert callable(node.target)
         result: Tensor = node.target(*args, **kwargs)
-        return result.nan_to_num(math.nan, HUGE, -HUGE)
+        return result.nan_to_num(math.nan, HUGE, -HUGE) if result.dtype.is_floating_point else result
 
     return Pointwise(source, compute)
 
@@ -104,28 +104,12 @@ def _gained(node: fx.Node, builder: Builder, made: Form | str) -> Form | str:
     return Gained(made.source, made.function, gain * (before.gain if isinstance(before, Gained) else 1.0))
 
 
-def prelu(node: fx.Node, builder: Builder) -> Form | str:
-    """max(x, 0) + w[c] min(x, 0): a sum of two clamps of the same codes."""
-    given = arguments(node)
-    source, weight = given["self"], builder.forms[given["weight"]]
-    if not isinstance(weight, Constant):
-        return "its slopes are computed from the inputs"
-    if weight.tensor.numel() == 1:
-        return function(node, builder)
-    x = builder.params(source)
-    codes = Target.of(x)
-    with builder.stand_for(node):
-        above = builder.read(source, codes.clamped(0.0, math.inf))
-        below = builder.read(source, codes.clamped(-math.inf, 0.0))
-    trailing = [1] * max(node.meta["val"].dim() - 2, 0)
-    slopes = weight.tensor.detach().to(torch.float64).reshape(-1, *trailing)
-    return Sum(Term(above, one(x.scale), x.zero), Term(below, x.scale * slopes, x.zero))
-
-
 def _one_source(builder: Builder, moving: list[fx.Node], fixed: list[fx.Node]) -> bool:
     """Whether all activations are functions of one value, and all constants single numbers."""
     sources = {builder.function(value)[0] for value in moving}
-    return len(sources) == 1 and all(value.meta["val"].numel() == 1 and value.meta["val"].dim() < 2 for value in fixed)
+    rank = max((value.meta["val"].dim() for value in moving), default=0)
+    numbers = [value.meta["val"] for value in fixed]
+    return len(sources) == 1 and all(number.numel() == 1 and number.dim() <= rank for number in numbers)
 
 
 def _product(node: fx.Node, builder: Builder, a: Any, b: Any) -> Form | str:

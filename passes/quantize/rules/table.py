@@ -11,7 +11,7 @@ from ....ir.ops import family, integer_name, is_call
 from ....ir.scales import moves
 from ..builder import Builder, is_floating
 from ..forms import Form
-from . import attention, axes, norms, pointwise, products, sums
+from . import attention, axes, choices, norms, pointwise, products, sums
 from .moves import POOLS, max_pool, move
 
 aten = torch.ops.aten
@@ -37,8 +37,7 @@ RULES: Mapping[torch._ops.OpOverload, Rule] = {
     aten.rsub.Tensor: pointwise.binary,
     aten.mul.Tensor: pointwise.binary,
     aten.div.Tensor: pointwise.binary,
-    aten.prelu.default: pointwise.prelu,
-    aten._prelu_kernel.default: pointwise.prelu,
+    aten.where.self: choices.choice,
     aten._to_copy.default: pointwise.same,
     aten.mean.dim: sums.reduction,
     aten.mean.default: sums.reduction,
@@ -59,14 +58,22 @@ RULES: Mapping[torch._ops.OpOverload, Rule] = {
 """By operator; what moves and what is pointwise has a rule without standing here."""
 
 
+def is_boolean(node: fx.Node) -> bool:
+    """Whether a node's value is a tensor of truth values."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dtype is torch.bool
+
+
 def rule_of(node: fx.Node) -> Rule | None:
-    """The rule of a call whose result is a floating tensor."""
+    """The rule of a call that reads or makes floating tensors."""
     if node.target in RULES:
         return RULES[node.target]  # type: ignore[index]
     if integer_name(node) == "masked_softmax":
         return attention.softmax
     if moves(node):
         return move
+    if family(node) == "pointwise" and is_boolean(node):
+        return choices.condition
     if family(node) == "pointwise" and is_floating(node) and not is_call(node, aten.masked_fill.Scalar):
         return pointwise.function
     return None
