@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..compat import tirx
-from .emit import Expr
-from .window import Axis, Taps
+from .emit import Expr, Function
+from .window import Axis, Run, Taps
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,18 @@ class Classes:
         for start in later:
             total = total + tirx.Cast("int32", pixel >= start)
         return total
+
+
+def column_class(f: Function, columns: Classes, start: Expr, i: int, run: Run | None) -> Expr:
+    """The class of pixel `i` of a tile of a row: known from its taps, looked up where these are a loop."""
+    if run is not None and run.taps[i] in columns.taps:
+        return columns.taps.index(run.taps[i])
+    return f.let(columns.number(start + i))
+
+
+def border_key(axes: Sequence[Axis]) -> str:
+    """What corrections depend on beside the weight."""
+    return "_".join(f"{a.size}.{a.out}.{a.stride}.{a.pad}.{a.dilation}" for a in axes)
 
 
 def corrections(weight: np.ndarray, x_zero: int, axes: Sequence[Classes], size: int) -> np.ndarray:

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from ..compat import tirx
-from ..epilogue import Epilogue, check_epilogue, operand_layouts, plan_operands, reads_exact_lanes
+from ..epilogue import check_epilogue, operand_layouts
 from ..plan import Layout
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
-from .borders import Classes, corrections
-from .conv import Conv, inner_of, lanes_of, pack_bias, read_integer_conv
+from .borders import Classes, border_key, column_class
+from .conv import Conv, inner_of, lanes_of, read_integer_conv
 from .conv_direct_kernel import DirectKernel, Place
-from .dot import QUAD, products, words, wrapped
-from .emit import Buffer, Expr, Function, PackedArg, const
-from .requantize import read_head
+from .dot import QUAD, products, words
+from .emit import Buffer, Expr, Function, PackedArg
+from .integer_sums import IntegerSums
 from .tiles import ORDERS, Product, Tile, choose, tiles_to_try
 from .window import Run
 
@@ -113,19 +113,14 @@ class IntegerKernel(DirectKernel):
     def lower(self) -> Lowered:
         """Emit everything."""
         conv, outs = self.conv, self.chunks * self.tile.columns
-        anchor: Any = self.task.region.anchor_node
-        self.head = head = read_head(self.task, anchor, self.layout)
-        taken = [conv.w, *([] if conv.bias is None else [conv.bias]), *([] if head is None else head.taken)]
-        operands = plan_operands(self.task, self.layout, taken)
-        starts = [] if conv.bias is None else [pack_bias(conv.bias, outs, self.lanes)]
-        if conv.x_zero:
-            starts.append(self._pack_corrections(outs))
-        self.exact = conv.out_channels % self.lanes != 0 and reads_exact_lanes(self.task, operands)
-        self.first = 1 + len(starts)
-        weights = [self._pack_weight(), *starts, *([] if head is None else head.pack(outs))]
+        self.sums = IntegerSums(self.task, self.layout, self.lanes, outs, conv.w, conv.bias)
+        operands = self.sums.operands()
+        self.exact = self.sums.ends_inside(operands)
+        kernel = [a.kernel for a in self.axes]
+        weights = [self._pack_weight(), *self.sums.pack(conv.x_zero, self.classes, kernel, border_key(self.axes))]
         with Function(self.task, self.layout, operands, weights) as f:
             self.f = f
-            self.epilogue = Epilogue(f, anchor if head is None else head.node)
+            self.sums.open(f)
             self.x = self._input_view()
             self._emit()
         return Lowered(f.func, f.args, self.layout, self.choice)
@@ -178,20 +173,9 @@ class IntegerKernel(DirectKernel):
         """The bias, and what the zero point is worth where the pixels lie."""
         z, y = (self.f.let(c.number(p)) for c, p in zip(self.classes, (at.z, at.y), strict=False))
         for i, row in enumerate(sums):
-            x = self._column(start, i, run)
+            pixel = (z, y, column_class(self.f, self.classes[2], start, i, run))
             for b, vector in enumerate(row):
-                with self.f.lanes(self.lanes) as v:
-                    channel = (at.chunk * self.tile.blocks + b) * self.lanes + v
-                    terms = [weights[channel] for weights in self.f.weights[1:2] if self.conv.bias is not None]
-                    terms += [self.f.weights[self.first - 1][z, y, x, channel]] if self.conv.x_zero else []
-                    self.f.store(vector, wrapped(*terms) if len(terms) == 2 else (*terms, const(0, "int32"))[0], [v])
-
-    def _column(self, start: Expr, i: int, run: Run | None) -> Expr:
-        """The class of a tile's pixel along the row: known from its taps, looked up where these are a loop."""
-        columns = self.classes[2]
-        if run is not None and run.taps[i] in columns.taps:
-            return columns.taps.index(run.taps[i])
-        return self.f.let(columns.number(start + i))
+                self.sums.start(vector, (at.chunk * self.tile.blocks + b) * self.lanes, pixel)
 
     def _store(self, sums: list[list[Buffer]], at: Place, start: Expr) -> None:
         """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
@@ -201,28 +185,13 @@ class IntegerKernel(DirectKernel):
             for i, row in enumerate(sums):
                 where = self._space(at.z, at.y, start + i)
                 for b, vector in enumerate(row):
-                    channel = (at.chunk * self.tile.blocks + b) * self.lanes
-                    if self.head is not None:
-                        self.head.apply(self.f, vector, self.lanes, channel, [at.n, channel, *where], self.first)
-                    with self.f.lanes(rest if last and b == self.tile.blocks - 1 else self.lanes) as v:
-                        value = vector[v] if self.head is None else self.head.value(vector, v)
-                        self.epilogue.store([at.n, channel + v, *where], value)
+                    kept = rest if last and b == self.tile.blocks - 1 else self.lanes
+                    self.sums.store(vector, kept, [at.n], (at.chunk * self.tile.blocks + b) * self.lanes, where)
 
         if self.exact:
             self.f.branches([(at.chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])
         else:
             write(False)
-
-    def _pack_corrections(self, size: int) -> PackedArg:
-        """What the zero point is worth, by classes of pixels and by channel."""
-        zero, kernel = self.conv.x_zero, tuple(a.kernel for a in self.axes)
-
-        def pack(weight: np.ndarray) -> np.ndarray:
-            return corrections(weight.reshape(*weight.shape[:2], *kernel), zero, self.classes, size)
-
-        counts = tuple(len(c.taps) for c in self.classes)
-        geometry = "".join(f"{a.size}.{a.out}.{a.stride}.{a.pad}.{a.dilation}_" for a in self.axes)
-        return PackedArg(Packed(self.conv.w, f"z{zero}o{size}_{geometry}", pack), (*counts, size), "int32")
 
     def _pack_weight(self) -> PackedArg:
         """[chunk, ic, kd, kh, quad, kw, block, *products], zeros past the channels."""

@@ -42,7 +42,7 @@ class Products(Protocol):
         """int8 weights [..., quad, lane] as [..., *dims]."""
 
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
-        """total[v] += quad · weights[place, v]."""
+        """total[v] += quad · weights[place, v]; one quad for all lanes, or a vector with one for each."""
 
 
 def wrapped(a: Expr, b: Expr) -> Expr:
@@ -88,7 +88,7 @@ class Vnni:
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """One instruction."""
         lanes, every = self.lanes, tirx.Ramp(0, 1, self.lanes)
-        bytes_of = tirx.reinterpret(f"uint8x{4 * lanes}", tirx.Broadcast(quad, lanes))
+        bytes_of = tirx.reinterpret(f"uint8x{4 * lanes}", _for_each(quad, lanes))
         held = tirx.reinterpret(f"int8x{4 * lanes}", weights[(*place, every)])
         call = T.llvm_lookup_intrinsic_id(f"llvm.x86.avx512.vpdpbusd.{32 * lanes}")
         value = T.call_llvm_pure_intrin(call, total[every], bytes_of, held, dtype=f"int32x{lanes}")
@@ -119,7 +119,7 @@ class Halves:
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """Two products of pairs."""
         lanes, every = self.lanes, tirx.Ramp(0, 1, self.lanes)
-        words = tirx.reinterpret(f"uint16x{2 * lanes}", tirx.Broadcast(quad, lanes))
+        words = tirx.reinterpret(f"uint16x{2 * lanes}", _for_each(quad, lanes))
         even = tirx.bitwise_and(words, tirx.Broadcast(tirx.const(0xFF, "uint16"), 2 * lanes))
         odd = tirx.shift_right(words, tirx.Broadcast(tirx.const(8, "uint16"), 2 * lanes))
         call, value = T.llvm_lookup_intrinsic_id(_MULTIPLY[lanes]), total[every]
@@ -152,7 +152,19 @@ class Single:
         every = tirx.Ramp(0, 1, self.lanes)
         value = total[every]
         for number in range(QUAD):
-            byte = tirx.bitwise_and(tirx.shift_right(quad, tirx.const(8 * number, "int32")), tirx.const(255, "int32"))
+            byte = tirx.bitwise_and(quad >> _like(8 * number, quad), _like(255, quad))
             held = tirx.Cast(f"int32x{self.lanes}", weights[(*place, number, every)])
-            value = wrapped(value, tirx.Broadcast(byte, self.lanes) * held)
+            value = wrapped(value, _for_each(byte, self.lanes) * held)
         T.buffer_store(total, value, [every])
+
+
+def _for_each(quad: Expr, lanes: int) -> Expr:
+    """A vector of quads, from one or as it is."""
+    return quad if str(quad.ty.dtype) != "int32" else tirx.Broadcast(quad, lanes)
+
+
+def _like(value: int, quad: Expr) -> Expr:
+    """A constant as wide as a quad or a vector of them."""
+    dtype = str(quad.ty.dtype)
+    number = tirx.const(value, "int32")
+    return number if dtype == "int32" else tirx.Broadcast(number, int(dtype.removeprefix("int32x")))
