@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .ir.image import Image
     from .ir.program import Program
     from .passes.base import Step
+    from .quantization import Quantization
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Image",
     "PlanishError",
     "Program",
+    "Quantization",
     "__version__",
     "compile",
     "errors",
@@ -42,7 +44,7 @@ def compile(
     *,
     example_kwargs: Mapping[str, Any] | None = None,
     target: str = "native",
-    precision: str = "float32",
+    precision: str | Quantization = "float32",
     numerics: str = "fast",
     calibration: Any = None,
     preprocess: Image | None = None,
@@ -55,6 +57,7 @@ def compile(
     threads: int | None = None,
     verify: bool = False,
     progress: bool | Callable[[str, int, int], None] | None = None,
+    select: Callable[[Any], Any] | None = None,
     **unknown: Never,
 ) -> Compiled:
     """Compile an inference model for one machine.
@@ -62,8 +65,10 @@ def compile(
     `model` is an `nn.Module` in eval mode with `example_inputs` (a tuple, or one tensor), an `ExportedProgram`,
     or the path of a `.pt2` file. `target` is "native", an LLVM cpu name, or "arch:cpu"; `threads` is how many
     threads the code is planned for. With `verify`, every rewrite and the compiled code are compared with the
-    model itself. `preprocess`, an `Image`, is compiled with the model, which then takes uint8 images; the example may
-    be either. `progress` shows a bar (None: on a terminal), or is called with (what, done, of how many).
+    model itself. `precision` is "float32", "bfloat16", or "int8" (or a `Quantization`), which needs a loader of typical
+    inputs as `calibration`; `select` takes labels off its items. `preprocess`, an `Image`, is compiled with the model,
+    which then takes uint8 images; the example may be either. `progress` shows a bar (None: on a terminal), or is
+    called with (what, done, of how many).
     `docs/cli.md` has every option.
     """
     options = {
@@ -81,6 +86,7 @@ def compile(
         "threads": threads,
         "verify": verify,
         "progress": progress,
+        "select": select,
         **unknown,
     }
     from .options import check_options
@@ -141,6 +147,10 @@ def __getattr__(name: str) -> Any:
         from .ir.image import Image
 
         return Image
+    if name == "Quantization":
+        from .quantization import Quantization
+
+        return Quantization
     if name == "Program":
         from .ir.program import Program
 

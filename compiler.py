@@ -24,16 +24,19 @@ from .passes.pipelines import BFLOAT16, EXACT, GROUP
 from .passes.pipelines import pipeline as named_pipeline
 from .passes.preprocess.take_images import model_inputs, take_images, to_pixels
 from .progress import showing, silent
+from .quantization import Quantization
 
 if TYPE_CHECKING:
+    from .backends.tvm.assemble import Examine
     from .backends.tvm.runtime import Compiled
     from .backends.tvm.tune.session import Tuning
+    from .quantizing import Quantized
 
 
 def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, options: Options) -> Compiled:
     """`planish.compile`, its options checked."""
     from .backends.tvm.backend import TvmBackend
-    from .verification import check_compiled
+    from .verification import check_compiled, check_integers
 
     with showing(options.progress) as report:
         backend = TvmBackend(options.target, options.threads, options.numerics)
@@ -42,13 +45,20 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         captured, examples = captured_with(model, inputs, kwargs, options.preprocess)
         report("capture", 1, 1)
         optimized = optimize(captured, options.passes, options.verify, report)
-        optimized = lower_precision(optimized, options.precision)
-        check_supported(optimized, backend.supports)
-        grouped = group(optimized, options.verify)
-        compiled = backend.compile(grouped, progress=report, record=_record(options), tuning=tuning_of(options))
+        quantized = _quantized(optimized, options, report)
+        lowered = lower_precision(optimized, options.precision) if quantized is None else quantized.integer
+        check_supported(lowered, backend.supports)
+        grouped = group(lowered, options.verify)
+        examine = None if quantized is None else examiner(captured, quantized)
+        compiled = backend.compile(
+            grouped, progress=report, record=_record(options), tuning=tuning_of(options), examine=examine
+        )
         if options.verify:
             report("verify", 0, 1)
-            check_compiled(compiled, captured, grouped, examples, options.precision)
+            if quantized is None:
+                check_compiled(compiled, captured, grouped, examples, str(options.precision))
+            else:
+                check_integers(compiled, captured, grouped, examples)
             report("verify", 1, 1)
     return compiled
 
@@ -143,9 +153,26 @@ def optimize(
     return program
 
 
-def lower_precision(program: Program, precision: str) -> Program:
-    """OPTIMIZED to OPTIMIZED, in the precision that the user asked for."""
+def lower_precision(program: Program, precision: object) -> Program:
+    """OPTIMIZED to OPTIMIZED, in the floating precision that the user asked for."""
     return run_passes(program, BFLOAT16) if precision == "bfloat16" else program
+
+
+def _quantized(program: Program, options: Options, progress: Progress) -> Quantized | None:
+    """OPTIMIZED to QUANTIZED, if the user asked for integers."""
+    if not isinstance(options.precision, Quantization):
+        return None
+    from .quantizing import quantize
+
+    return quantize(program, options.precision, options.calibration, options.select, progress)
+
+
+def examiner(captured: Program, quantized: Quantized) -> Examine:
+    """Measures the fidelity of compiled code on the first calibration batch."""
+    from .fidelity import Fidelities
+
+    stages = Fidelities(captured, quantized.prepared, quantized.integer, quantized.batch)
+    return lambda compiled: stages.of(compiled.run_flat if compiled.runs_here else None)
 
 
 def group(program: Program, verify: bool = False) -> Program:
@@ -177,11 +204,13 @@ def check_supported(program: Program, supports: Supports) -> None:
 def _record(options: Options) -> dict[str, Any]:
     """What of the options an artifact keeps."""
     passes = options.passes if options.passes is None or isinstance(options.passes, str) else "custom"
+    integers = options.precision.to_json() if isinstance(options.precision, Quantization) else None
     return {
         "target": options.target,
         "threads": options.threads,
         "passes": passes,
-        "precision": options.precision,
+        "precision": options.precision if integers is None else "int8",
+        "quantization": integers,
         "numerics": options.numerics,
         "tune": options.tune,
         "preprocess": options.preprocess and options.preprocess.to_json(),

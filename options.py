@@ -6,7 +6,7 @@ check_options(given) = Options(**given)   or OptionError, which says what there 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import inf
 from os import PathLike
@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import DynamicShapeError, OptionError
 from .ir.image import Image
+from .quantization import Quantization
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is done, how many are done, how many there are). What follows a colon in the first may change."""
@@ -29,9 +30,11 @@ class Options:
     """How to compile; see `planish.compile`."""
 
     target: str = "native"
-    precision: str = "float32"
+    precision: str | Quantization = "float32"
+    """A Quantization where it was given as "int8", too."""
     numerics: str = "fast"
     calibration: Any = None
+    select: Any = None
     preprocess: Image | None = None
     passes: Any = None
     dynamic_shapes: Any = None
@@ -54,11 +57,14 @@ def check_options(given: Mapping[str, Any]) -> Options:
             hint = f"Did you mean {near[0]!r}?" if near else f"Options are {', '.join(known)}."
             raise OptionError(f"There is no option {name!r}.", hint)
     options = Options(**given)
+    if options.precision == "int8":
+        options = replace(options, precision=Quantization())
     if isinstance(options.tune, str):
         options = replace(options, tune=parse_seconds(options.tune))
     _check_values(options)
     _check_metaschedule(options)
     _check_objects(options)
+    _check_calibration(options)
     _check_available(options)
     return options
 
@@ -88,8 +94,6 @@ def _check_available(options: Options) -> None:
             f"dynamic_shapes={options.dynamic_shapes!r} asks for symbolic dimensions, which are not available yet.",
             "Leave dynamic_shapes out: compile once for each shape that is needed.",
         )
-    if options.calibration is not None:
-        raise OptionError(f"calibration={options.calibration!r} is not available yet.", "Leave calibration out.")
 
 
 def _check_metaschedule(options: Options) -> None:
@@ -120,10 +124,10 @@ def _check_values(options: Options) -> None:
         raise OptionError(f"rpc={options.rpc!r} is not host:port/key.", "Give a tracker and a key, or leave it out.")
     if options.threads is not None:
         check_thread_count(options.threads)
-    if options.precision not in ("float32", "bfloat16"):
+    if not (isinstance(options.precision, Quantization) or options.precision in ("float32", "bfloat16")):
         raise OptionError(
-            f"precision={options.precision!r} is not available: it is 'float32' or 'bfloat16'.",
-            "Give 'bfloat16' to keep weights and activations in half the bytes, or leave it out.",
+            f"precision={options.precision!r} is not available: it is 'float32', 'bfloat16' or 'int8'.",
+            "Give 'bfloat16' for half the bytes, 'int8' or a planish.Quantization with calibration data for a quarter.",
         )
     if options.numerics not in ("fast", "strict"):
         raise OptionError(
@@ -132,6 +136,28 @@ def _check_values(options: Options) -> None:
         )
     if not isinstance(options.verify, bool):
         raise OptionError(f"verify={options.verify!r} is neither True nor False.", "Give verify=True or leave it out.")
+
+
+def _check_calibration(options: Options) -> None:
+    """Integers need data, and nothing else does."""
+    data = options.calibration
+    if isinstance(options.precision, Quantization):
+        if data is None:
+            raise OptionError(
+                "precision='int8' needs calibration data, to know which values each layer has.",
+                "Give calibration=loader: a list or a DataLoader of a few dozen typical inputs.",
+            )
+        if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
+            raise OptionError(
+                f"calibration is a {type(data).__name__}, not a loader.",
+                "Give a list or a loader whose items are a tensor, a tuple of inputs, or a dict of inputs by name.",
+            )
+    elif data is not None:
+        raise OptionError(f"calibration means nothing for {options.precision!r}.", "Give precision='int8' with it.")
+    if not (options.select is None or callable(options.select)):
+        raise OptionError(f"select={options.select!r} is not a function.", "Give one that takes labels off an item.")
+    if options.select is not None and data is None:
+        raise OptionError("select means nothing without calibration data.", "Give calibration=loader, or leave it out.")
 
 
 def _check_objects(options: Options) -> None:

@@ -56,6 +56,33 @@ def check_compiled(
             )
 
 
+def check_integers(compiled: Compiled, captured: Program, grouped: Program, examples: Tensors | None = None) -> None:
+    """Raise MiscompiledError if compiled integers are not the reference's, bit for bit.
+
+    Where layers stay in float, whose rounding may tip a code, the code may be at most twice as far from the model as
+    the reference is.
+    """
+    if not compiled.runs_here:
+        return
+    inputs = list(examples) if examples is not None else _seeded(captured.signature)
+    exact, own, actual = reference(captured, inputs), eager(grouped, inputs), compiled.run_flat(inputs)
+    mixed = any(layer.reason for entry in grouped.report if entry.name == "integerize" for layer in entry.refused)
+    for spec, want, near, got in zip(captured.signature.outputs, exact, own, actual, strict=True):
+        found = torch.as_tensor(got)
+        tipped = mixed and near.dtype.is_floating_point and _far(found, want) <= 2 * _far(near, want)
+        if not (torch.equal(found, near) or tipped):
+            raise MiscompiledError(
+                f"verify=True: output {spec.name!r} of the compiled model differs from the integer reference in "
+                f"{int((found != near).sum())} of {found.numel()} elements; the fault is in code generation.",
+                "Do not use this result. Report it with the model.",
+            )
+
+
+def _far(values: torch.Tensor, exact: torch.Tensor) -> float:
+    """The root of the summed square of differences."""
+    return float((values - exact).square().sum().sqrt())
+
+
 def _seeded(signature: Signature) -> list[torch.Tensor]:
     """The self-test's inputs."""
     arrays = zip(selftest.inputs(signature), signature.inputs, strict=True)

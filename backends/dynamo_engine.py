@@ -15,6 +15,7 @@ from ..errors import OptionError
 from ..ir.program import Program
 from ..options import Options, check_options
 from ..progress import showing
+from ..quantization import Quantization
 from .base import Refused
 from .eager import EagerBackend
 
@@ -97,6 +98,11 @@ def make_engine(options: Mapping[str, Any]) -> Engine:
         raise OptionError(
             "torch.compile has no preprocess: the model is called with its own inputs.",
             "Use planish.compile, or normalize in the model's forward.",
+        )
+    if isinstance(checked.precision, Quantization):
+        raise OptionError(
+            "torch.compile has no precision='int8': calibration needs the whole model, not one of its graphs.",
+            "Use planish.compile(model, inputs, precision='int8', calibration=loader).",
         )
     if name == "tvm":
         return TvmEngine(checked)

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .fidelity import Fidelity
+
 
 @dataclass(frozen=True)
 class Site:
@@ -49,6 +51,19 @@ class PassReport:
         """Inverse of `to_json`."""
         sites = {k: tuple(Site(**{**s, "layers": tuple(s["layers"])}) for s in data[k]) for k in ("applied", "refused")}
         return PassReport(**{**{k: v for k, v in data.items() if k != "saved"}, **sites})
+
+
+class Report(tuple[PassReport, ...]):
+    """What each pass did; and what integers cost, if the model was compiled to integers."""
+
+    fidelity: Fidelity | None = None
+
+    @staticmethod
+    def from_json(report: Iterable[dict[str, Any]], fidelity: dict[str, Any] | None = None) -> Report:
+        """What a manifest holds."""
+        made = Report(PassReport.from_json(entry) for entry in report)
+        made.fidelity = None if fidelity is None else Fidelity.from_json(fidelity)
+        return made
 
 
 def saved(report: Iterable[PassReport]) -> dict[str, Any]:

@@ -46,6 +46,8 @@ from .normalize.remove_identities import RemoveIdentities
 from .norms.carry_affine_over_sum import CarryAffineOverSum
 from .norms.center_stream import CenterStream
 from .precision.lower_to_bfloat16 import LowerToBfloat16
+from .quantize.decompose_attention import DecomposeAttention
+from .quantize.split_projections import SplitProjections
 from .reparameterize.merge_branches import MergeBranches
 from .reparameterize.merge_chains import MergeChains
 from .reparameterize.merge_parallel import MergeParallel
@@ -113,6 +115,12 @@ BFLOAT16: tuple[Pass, ...] = (
     LowerToBfloat16(),  # after folding, whose products of weights are rounded once; before grouping, which fuses casts
 )
 """OPTIMIZED → OPTIMIZED in bfloat16: what `precision="bfloat16"` adds."""
+
+INTEGER: tuple[Pass, ...] = (
+    SplitProjections(),  # before attention goes: queries, keys and values are told apart by what reads them
+    DecomposeAttention(),  # products and a softmax, which integers have
+)
+"""OPTIMIZED → OPTIMIZED in operators that have integer forms: what calibration for `precision="int8"` looks at."""
 
 GROUP: tuple[Pass, ...] = (GroupRegions(),)
 """OPTIMIZED → GROUPED: last, because regions hide single ops from rules."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from ... import __version__
 from ...errors import ArtifactError, CpuFeatureError
-from ...ir.report import PassReport
+from ...ir.report import Report
 from ...ir.signature import Signature
 from . import container, cpu, files
 from .plan import Derived
@@ -100,9 +100,9 @@ class Artifact:
         return Signature.from_json(self.manifest["signature"])
 
     @cached_property
-    def report(self) -> tuple[PassReport, ...]:
-        """What each pass did."""
-        return tuple(PassReport.from_json(entry) for entry in self.manifest["report"])
+    def report(self) -> Report:
+        """What each pass did, and how near integers come to the model."""
+        return Report.from_json(self.manifest["report"], self.manifest.get("fidelity"))
 
     @property
     def code(self) -> memoryview:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ArtifactError, CpuFeatureError, InputError, OptionError
-from ...ir.report import PassReport
+from ...ir.report import Report
 from ...ir.signature import Signature, TensorSpec
 from . import selftest, tensors
 from .artifact import Artifact, Contents
@@ -111,8 +111,8 @@ class Compiled:
         return self._artifact.manifest
 
     @property
-    def report(self) -> tuple[PassReport, ...]:
-        """What each pass did, and refused with its reason."""
+    def report(self) -> Report:
+        """What each pass did, and refused with its reason; `report.fidelity` is what integers cost."""
         return self._artifact.report
 
     @property

@@ -72,7 +72,7 @@ def test_signature_is_the_documented_one() -> None:
         "model", "example_inputs", "example_kwargs", "target", "precision", "numerics", "calibration", "preprocess",
         "passes", "dynamic_shapes", "tune", "tuning_db",
     ]  # fmt: skip
-    assert names[12:] == ["rpc", "threads", "verify", "progress", "unknown"]
+    assert names[12:] == ["rpc", "metaschedule", "threads", "verify", "progress", "select", "unknown"]
     assert list(inspect.signature(planish.load).parameters) == ["path", "threads"]
     assert list(inspect.signature(planish.rewrite).parameters)[:4] == ["model", "example_inputs", "passes", "verify"]
 

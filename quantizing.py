@@ -1,0 +1,124 @@
+"""The driver's way to integers: what is done between the exact rewrites and grouping for precision="int8".
+
+quantize(program, how, loader) = integerize(prepared, calibrate(prepared, loader)),   prepared = run_passes(program)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, fx
+
+from .errors import OptionError
+from .ir.program import Program
+from .ir.report import PassReport, Site
+from .passes.manager import count_nodes, run_passes
+from .passes.pipelines import INTEGER
+from .passes.quantize.batches import Select, batches
+from .passes.quantize.calibrate import calibrate
+from .passes.quantize.integerize import Settings, integerize
+from .passes.quantize.observers import Entropy, MeanSquare, MinMax, MovingAverage, Observer, Percentile
+from .progress import Progress, silent
+from .quantization import Quantization
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model before and after: the float program that was calibrated, and the integer program; `batch` is data."""
+
+    prepared: Program
+    integer: Program
+    batch: Sequence[Tensor]
+
+
+def quantize(
+    program: Program,
+    how: Quantization,
+    loader: Iterable[Any],
+    select: Select | None = None,
+    report: Progress = silent,
+) -> Quantized:
+    """OPTIMIZED to QUANTIZED. Raises QuantizationError, NoIntegerForm, InputError or OptionError."""
+    prepared = run_passes(program, INTEGER)
+    keep = kept_in_float(prepared, how.keep_float)
+    seen = _FirstBatch(loader)
+    ranges = calibrate(prepared, seen, observer_of(how), select, report)
+    integer = integerize(prepared, ranges, Settings(how.integer_only, keep))
+    batch = next(batches(prepared.signature, [seen.first], select))
+    return Quantized(prepared, integer.evolve(report=(*integer.report, _ledger(prepared, integer))), batch)
+
+
+class _FirstBatch:
+    """A loader that keeps its first item, because an iterator can be read only once; a lone tensor is one item."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self._loader = [loader] if isinstance(loader, Tensor) else loader
+        self.first: Any = None
+
+    def __len__(self) -> int:
+        """How many items there are, 0 if nobody knows."""
+        return len(self._loader) if isinstance(self._loader, Sized) else 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, item in enumerate(self._loader):
+            if not number:
+                self.first = item
+            yield item
+
+
+def observer_of(how: Quantization) -> Callable[[], Observer]:
+    """Makes the observer of one value."""
+    made: dict[str, Callable[[], Observer]] = {
+        "minmax": MinMax,
+        "moving_average": lambda: MovingAverage(how.momentum),
+        "percentile": lambda: Percentile(how.kept),
+        "mse": MeanSquare,
+        "entropy": Entropy,
+    }
+    return made[how.observer]
+
+
+def kept_in_float(program: Program, patterns: Iterable[str]) -> dict[str, str]:
+    """Nodes of the layers that the patterns name, each with the reason. Raises OptionError for one that names none."""
+    layers = {
+        node.name: [origin.layer for origin in node.meta["origins"] if origin.layer]
+        for node in program.graph.nodes
+        if node.op == "call_function"
+    }
+    kept: dict[str, str] = {}
+    for pattern in patterns:
+        found = [name for name, own in layers.items() if any(_within(layer, pattern) for layer in own)]
+        if not found:
+            known = sorted({layer for own in layers.values() for layer in own})
+            near = difflib.get_close_matches(pattern, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Layers are {', '.join(known[:20])}."
+            raise OptionError(f"keep_float: no layer matches {pattern!r}.", hint)
+        kept |= {name: f"keep_float={pattern!r} names it" for name in found if name not in kept}
+    return kept
+
+
+def _within(layer: str, pattern: str) -> bool:
+    """Whether a layer, or a module around it, matches."""
+    parts = layer.split(".")
+    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
+
+
+def _ledger(before: Program, after: Program) -> PassReport:
+    """Which layers compute in integers, and which stay in float and why."""
+    floats = {node.meta["of"]: str(node.meta["float"]) for node in after.graph.nodes if "float" in node.meta}
+    sites = [
+        Site("integerize", node.name, str(node.target), _layers(node), floats.get(node.name))
+        for node in before.graph.nodes
+        if node.op == "call_function"
+    ]
+    applied = tuple(site for site in sites if site.reason is None)
+    refused = tuple(site for site in sites if site.reason is not None)
+    return PassReport("integerize", applied, refused, count_nodes(before), count_nodes(after))
+
+
+def _layers(node: fx.Node) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(origin.layer for origin in node.meta["origins"] if origin.layer))

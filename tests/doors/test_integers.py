@@ -1,0 +1,244 @@
+"""precision="int8": from a float model and data to an artifact of integers, and all that may be wrong on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import planish
+from planish.errors import InputError, NoIntegerForm, OptionError, QuantizationError
+from planish.ir.fidelity import Fidelity, Hop, LayerNoise, decibels
+
+
+def make() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    ).eval()  # fmt: skip
+
+
+def data(count: int = 4, batch: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(batch, 3, 9, 11, generator=generator) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def compiled() -> planish.Compiled:
+    return planish.compile(make(), (data()[0],), precision="int8", calibration=data(), verify=True)
+
+
+def noise(model: nn.Module, compiled: Any, x: torch.Tensor) -> float:
+    """In decibels below the model's outputs."""
+    with torch.no_grad():
+        want = model(x).double()
+    return decibels(float(want.square().sum()), float((compiled(x) - want).square().sum()))
+
+
+def test_a_model_in_integers(compiled: planish.Compiled) -> None:
+    """Four roundings to 8 bits, each of about 40 dB: at least 30 dB are left, on data that was not seen."""
+    assert noise(make(), compiled, data(6)[5]) > 30
+    assert compiled.manifest["options"]["precision"] == "int8"
+    assert compiled.manifest["options"]["quantization"] == {
+        "observer": "minmax", "keep_float": [], "integer_only": True,
+    }  # fmt: skip
+    (ledger,) = (entry for entry in compiled.report if entry.name == "integerize")
+    assert {layer for site in ledger.applied for layer in site.layers} == {"0", "1", "2", "3", "4", "5", "6"}
+    assert not ledger.refused
+
+
+def test_fidelity_hop_by_hop(compiled: planish.Compiled, tmp_path: Path) -> None:
+    fidelity = compiled.report.fidelity
+    assert fidelity is not None
+    names = ["eager", "rewritten", "fake-quantized", "integer reference", "artifact"]
+    assert [(hop.before, hop.after) for hop in fidelity.hops] == list(pairwise(names))
+    rewritten, rounded, integers, code = fidelity.hops
+    assert rewritten.sqnr > 110  # float32 rounds
+    assert 30 < rounded.sqnr < 80  # 8 bits round
+    assert integers.sqnr > rounded.sqnr - 3  # biases and multipliers round far less; where they tip a code it is one
+    assert code.noise == code.largest == 0  # the same bits
+    assert (fidelity.total.before, fidelity.total.after) == ("eager", "artifact")
+    assert "integer reference → artifact: no difference" in str(fidelity)
+    layers = {layer.name: layer for layer in fidelity.layers}
+    assert set(layers) >= {"2", "3", "4"}
+    assert all(20 < layer.own < 70 and layer.carried < layer.own + 3 for layer in fidelity.layers)
+    assert fidelity.worst(1) == (min(fidelity.layers, key=lambda layer: layer.own),)
+    compiled.save(tmp_path / "net.planish")
+    assert planish.load(tmp_path / "net.planish").report.fidelity == fidelity
+
+
+def test_the_worst_layer_is_named() -> None:
+    """Large weights for a channel that is always 0 leave no codes to the other weights of their layer."""
+    model = make()
+    with torch.no_grad():
+        model[1].weight[0], model[1].bias[0] = 0.0, -1.0  # type: ignore[index, operator]
+        model[3].weight[:, 0] = 100.0  # type: ignore[index, operator]
+    fidelity = planish.compile(model, (data()[0],), precision="int8", calibration=data()).report.fidelity
+    assert fidelity is not None
+    worst, second = fidelity.worst(2)
+    assert worst.name == "3"
+    assert worst.own < 10 < 30 < second.own
+    assert f"3: {worst.own:.1f} dB of its own" in str(fidelity)
+
+
+def test_hops_and_layers_survive_json() -> None:
+    """Of what is exact there are no decibels, and of noise without a signal neither."""
+    hops = (Hop("a", "b", 4.0, 0.04, 0.1), Hop("b", "c", 4.0, 0.0, 0.0))
+    layers = (LayerNoise("x", (), math.inf, 12.0), LayerNoise("y", ("conv", "bn"), decibels(0, 1), 3.0))
+    fidelity = Fidelity(hops, Hop("a", "c", 4.0, 0.04, 0.1), layers)
+    assert Fidelity.from_json(fidelity.to_json()) == fidelity
+    assert [hop.sqnr for hop in hops] == [pytest.approx(20), math.inf]
+    assert [layer.name for layer in fidelity.worst()] == ["conv, bn", "x"]
+    assert str(fidelity).splitlines() == [
+        "a → b: 20.0 dB, at most 0.1",
+        "b → c: no difference, at most 0",
+        "a → c: 20.0 dB, at most 0.1",
+        "conv, bn: -400.0 dB of its own, 3.0 dB with all before it",
+        "x: no difference of its own, 12.0 dB with all before it",
+    ]
+
+
+def test_layers_that_stay_in_float() -> None:
+    """By name or pattern, an outer module included; the ledger says why."""
+    model = nn.Sequential(make()[:3], make()[3:]).eval()
+    how = planish.Quantization("percentile", kept=0.999, keep_float=["1.3", "0.*"])
+    made = planish.compile(model, (data()[0],), precision=how, calibration=data(), verify=True)
+    (ledger,) = (entry for entry in made.report if entry.name == "integerize")
+    reasons = {layer: site.reason for site in ledger.refused for layer in site.layers}
+    assert reasons == {
+        "1.3": "keep_float='1.3' names it", **{f"0.{i}": "keep_float='0.*' names it" for i in range(3)},
+    }  # fmt: skip
+    assert made.manifest["options"]["quantization"]["kept"] == 0.999
+    with pytest.raises(OptionError, match=r"keep_float: no layer matches '1\.9'\.\n  Did you mean '1\.\d'"):
+        planish.compile(model, (data()[0],), precision=planish.Quantization(keep_float="1.9"), calibration=data())
+
+
+def test_what_has_no_integer_form_is_listed() -> None:
+    with pytest.raises(NoIntegerForm, match="have no integer form") as caught:
+        planish.compile(Cumulative().eval(), (data()[0],), precision="int8", calibration=data())
+    assert [op.op for op in caught.value.ops] == ["aten.cumsum.default", "aten.cumsum.default"]
+    how = planish.Quantization(integer_only=False)
+    made = planish.compile(Cumulative().eval(), (data()[0],), precision=how, calibration=data(), verify=True)
+    (ledger,) = (entry for entry in made.report if entry.name == "integerize")
+    assert [site.reason for site in ledger.refused] == ["it has no integer form"] * 2
+    assert noise(Cumulative().eval(), made, data()[1]) > 25
+
+
+class Cumulative(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(2).relu().cumsum(3)
+
+
+def loaders() -> dict[str, Any]:
+    """The same data in every form."""
+    xs = data()
+
+    def generator() -> Iterator[torch.Tensor]:
+        yield from xs
+
+    labels = torch.zeros(8)
+    dataset = torch.utils.data.TensorDataset(torch.cat(xs), labels)
+    return {
+        "list": (xs, None),
+        "generator": (generator(), None),
+        "tensor": (torch.cat(xs), None),
+        "dicts": ([{"input": x} for x in xs], None),
+        "loader": (torch.utils.data.DataLoader(dataset, batch_size=4), lambda item: item[0]),
+        "labels": ([(x, 3) for x in xs], lambda item: item[0]),
+    }
+
+
+@pytest.mark.parametrize("form", list(loaders()))
+def test_data_in_every_form(form: str, compiled: planish.Compiled) -> None:
+    """Ranges are the same, and so are the results; larger batches are split."""
+    loader, select = loaders()[form]
+    calls: list[tuple[str, int, int]] = []
+    made = planish.compile(
+        make(), (data()[0],), precision="int8", calibration=loader, select=select,
+        progress=lambda *call: calls.append(call),
+    )  # fmt: skip
+    assert torch.equal(made(data()[1]), compiled(data()[1]))
+    assert [call for call in calls if call[0] == "calibration"][-1][1] == 4
+
+
+@pytest.mark.parametrize(
+    ("loader", "kind", "said"),
+    [
+        ([], QuantizationError, "The calibration data is empty"),
+        ([*data(6), torch.zeros(2, 3, 9, 10)], InputError, "batch 7: input 'input' has the shape"),
+        ([(x, 1) for x in data()], InputError, "`select` drops labels"),
+        ([*data(1), torch.full((2, 3, 9, 11), math.nan)], QuantizationError, "input.*: 594 of 594 values are NaN"),
+        ([torch.zeros(2, 3, 9, 11)], QuantizationError, "A calibrated range is zero"),
+    ],
+    ids=["empty", "seventh", "labels", "nan", "zeros"],
+)
+def test_bad_data(loader: Any, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=f"(?s){said}"):
+        planish.compile(make(), (data()[0],), precision="int8", calibration=loader)
+
+
+def test_a_loader_that_is_used_up() -> None:
+    used = iter(data())
+    planish.compile(nn.ReLU().eval(), (data()[0],), precision="int8", calibration=used)
+    with pytest.raises(QuantizationError, match="an iterator can be read only once"):
+        planish.compile(nn.ReLU().eval(), (data()[0],), precision="int8", calibration=used)
+
+
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_channels_of_zeros(all_of_it: bool) -> None:
+    """A pruned channel, or a layer whose weights vanished and left its bias."""
+    model = make()
+    with torch.no_grad():
+        model[3].weight[slice(None) if all_of_it else 2] = 0  # type: ignore[index, operator]
+    made = planish.compile(model, (data()[0],), precision="int8", calibration=data(), verify=True)
+    assert noise(model, made, data()[1]) > 30
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"precision": "int8"}, "precision='int8' needs calibration data"),
+        ({"precision": "int8", "calibration": "images/"}, "calibration is a str, not a loader"),
+        ({"precision": "int8", "calibration": {"x": 1}}, "calibration is a dict, not a loader"),
+        ({"precision": "int8", "calibration": 3}, "calibration is a int, not a loader"),
+        ({"precision": "int4"}, "precision='int4' is not available: it is 'float32', 'bfloat16' or 'int8'"),
+        ({"calibration": [1]}, "calibration means nothing for 'float32'"),
+        ({"precision": "int8", "calibration": [1], "select": 0}, "select=0 is not a function"),
+        ({"select": len}, "select means nothing without calibration data"),
+    ],
+)
+def test_options_that_do_not_fit(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        planish.compile(make(), (data()[0],), **given)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"observer": "median"}, "observer='median' is unknown"),
+        ({"momentum": 1}, "momentum=1 does not average"),
+        ({"kept": 0}, "kept=0 is no fraction"),
+        ({"kept": True}, "kept=True is no fraction"),
+        ({"keep_float": 3}, "keep_float=3 holds what is no name"),
+        ({"keep_float": ["head", ""]}, "holds what is no name"),
+        ({"integer_only": 1}, "integer_only=1 is neither True nor False"),
+    ],
+)
+def test_quantizations_that_are_none(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        planish.Quantization(**given)
+    assert said in str(caught.value)
+
+
+def test_torch_compile_has_no_integers() -> None:
+    options = {"precision": "int8", "calibration": data()}
+    with pytest.raises(OptionError, match=r"torch\.compile has no precision='int8'"):
+        torch.compile(nn.ReLU(), backend="planish", options=options)(data()[0])
