@@ -21,6 +21,7 @@ HEAD = """program(%x: f64[2, 4, 7, 6]) normalized {
   @b: f64[4]
   @m: f64[4]
   @v: f64[4] = positive(3)
+  @h: f64[7, 1]
 """
 TYPE = "f64[2, 4, 7, 6]"
 ONE = "[1, 1], [0, 0], [1, 1], false, [0, 0], 1"
@@ -267,8 +268,9 @@ def test_refuses_uneven_padding() -> None:
         (K3, "avg_pool2d(%x, [3, 3], [1, 1], [1, 1], false, false, none)", "add.Tensor(%v0, %v1)"),
         (K3, "relu(%v0)", "add.Tensor(%v1, %x)"),
         ("avg_pool2d(%x, [3, 3], [1, 1], [1, 1], false, true, none)", "sub.Tensor(%v0, %x)"),
+        (K3, "mul.Tensor(%x, @h)", "add.Tensor(%v0, %v1)"),
     ],
-    ids=["second-user", "train-mode", "excluded-padding", "non-linear", "pool-mixer"],
+    ids=["second-user", "train-mode", "excluded-padding", "non-linear", "pool-mixer", "another-axis"],
 )
 def test_is_no_candidate(calls: tuple[str, ...]) -> None:
     after, applied, refused = rewritten(MERGE, program(*calls))
