@@ -19,6 +19,7 @@ from rich.table import Table
 
 from . import ledger
 from .arrays import Array
+from .backends.tvm.profile_text import choice_text
 from .doctor import Check
 from .ir.report import saved
 from .ledger import reports
@@ -100,9 +101,8 @@ def show_database(path: str, records: Any, attempts: Any, as_json: bool) -> None
     out = _console()
     table = _table("task", "kernel", "choice", "µs", "default", "gain")
     for _, r in sorted(records, key=lambda pair: pair[1].what):
-        choice = " ".join(f"{name}={value}" for name, value in r.choice.items())
         times = (f"{1e6 * r.seconds:.1f}", f"{1e6 * r.default_seconds:.1f}", f"{r.default_seconds / r.seconds:.2f}")
-        table.add_row(escape(r.what), r.template, escape(choice), *times)
+        table.add_row(escape(r.what), r.template, escape(choice_text(r.choice)), *times)
     out.print(table)
     out.print(f"{escape(path)}: {len(records)} kernels of {len(attempts)} tried, {len(failed)} failed")
     for why, count in Counter(attempt.why for _, attempt in failed).most_common(5):
@@ -189,6 +189,10 @@ def _print_tuning(out: Console, manifest: Manifest) -> None:
     if tuning["untuned_ms"] is not None:
         gain = tuning["untuned_ms"] / tuning["tuned_ms"]
         out.print(f"{tuning['untuned_ms']:.3f} ms untuned, {tuning['tuned_ms']:.3f} ms tuned: {gain:.2f} times as fast")
+    if (schedules := tuning.get("metaschedule")) is not None:
+        out.print(f"MetaSchedule searched for {schedules['tasks']} kernels, {schedules['kept']} of its own were kept")
+        for refused in schedules["refused"]:
+            out.print(f"    not {escape(refused['task'])}: {escape(refused['why'])}", soft_wrap=True)
 
 
 def _print_passes(out: Console, manifest: Manifest) -> None:
@@ -217,7 +221,7 @@ def _print_steps(out: Console, manifest: Manifest) -> None:
         shape = "×".join(map(str, step["shape"]))
         work = f"{step['flops'] / 1e6:.1f}"
         kernel = kernels[step["symbol"]]
-        choice = " ".join(f"{name}={value}" for name, value in kernel["choice"].items())
+        choice = choice_text(kernel["choice"])
         layers = escape(", ".join(step["layers"]))
         table.add_row(
             str(number), step["kind"], kernel["template"], choice, _gain(kernel), shape, step["layout"], work, layers

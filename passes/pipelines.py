@@ -47,6 +47,7 @@ from .norms.carry_affine_over_sum import CarryAffineOverSum
 from .norms.center_stream import CenterStream
 from .precision.lower_to_bfloat16 import LowerToBfloat16
 from .quantize.decompose_attention import DecomposeAttention
+from .quantize.recognize_norms import RecognizeNorms
 from .quantize.split_projections import SplitProjections
 from .reparameterize.merge_branches import MergeBranches
 from .reparameterize.merge_chains import MergeChains
@@ -117,8 +118,10 @@ BFLOAT16: tuple[Pass, ...] = (
 """OPTIMIZED → OPTIMIZED in bfloat16: what `precision="bfloat16"` adds."""
 
 INTEGER: tuple[Pass, ...] = (
+    RecognizeNorms(),  # norms that are written out: of their parts each would be rounded
     SplitProjections(),  # before attention goes: queries, keys and values are told apart by what reads them
     DecomposeAttention(),  # products and a softmax, which integers have
+    MergeViews(),  # what is left of the views behind a layer that was split
 )
 """OPTIMIZED → OPTIMIZED in operators that have integer forms: what calibration for `precision="int8"` looks at."""
 

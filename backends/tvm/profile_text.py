@@ -5,6 +5,7 @@ table(profile) is what `print(profile)` shows
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 ROW_HEAD = ("ms", "%", "GFLOP/s", "of peak", "MB", "GB/s", "kind", "template", "choice", "layers")
 TOTAL_HEAD = ("ms", "%", "GFLOP/s", "of peak", "calls", "kind")
 _LEFT = ("kind", "template", "choice", "layers")
+_LONG = 64
 
 
 def table(profile: Profile) -> str:
@@ -42,8 +44,13 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def choice_text(choice: Mapping[str, Any]) -> str:
-    """The choices of a kernel on one line."""
-    return " ".join(f"{name}={value}" for name, value in choice.items()) or "-"
+    """The choices of a kernel on one line; what is long, as a schedule is, by its digest."""
+    return " ".join(f"{name}={_short(value)}" for name, value in choice.items()) or "-"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONG else f"#{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def percent(share: float | None) -> str:

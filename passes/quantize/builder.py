@@ -29,6 +29,7 @@ from .forms import (
     Floating,
     Form,
     Gained,
+    Pixels,
     Pointwise,
     Target,
     Term,
@@ -84,7 +85,15 @@ class Builder:
         return self.read(node, Target.of(params)), params
 
     def read(self, node: fx.Node, target: Target) -> fx.Node:
-        """A float node's codes as a reader wants them."""
+        """A float node's codes as a reader wants them; what is made stands for this node alone."""
+        standing, self._standing = self._standing, []
+        try:
+            return self.read_through(node, target)
+        finally:
+            self._standing = standing
+
+    def read_through(self, node: fx.Node, target: Target) -> fx.Node:
+        """The same for a reader that only narrows the target: what is made stands for the reader, too."""
         key = (node, target)
         if key not in self._read:
             with self.stand_for(node):
@@ -92,14 +101,6 @@ class Builder:
             made.meta["quant"], made.meta["of"] = target.params, node.name
             self._read[key] = made
         return self._read[key]
-
-    def moved(self, node: fx.Node, target: Target) -> fx.Node:
-        """Codes that a move takes: they stand for their own node, not for the move's."""
-        standing, self._standing = self._standing, []
-        try:
-            return self.read(node, target)
-        finally:
-            self._standing = standing
 
     def term(self, node: fx.Node) -> Term:
         """A float node's integers, as they are where only one reads them: an accumulator need not be rounded."""
@@ -135,6 +136,8 @@ class Builder:
             return self.constant(form.name, form.tensor)
         if node not in self._floats:
             with self.stand_for(node):
+                if isinstance(form, Pixels):
+                    return self._floats.setdefault(node, form.floats(self))
                 term = self.term(node)
                 scale = self.weight("scale", term.scale.to(torch.float32))
                 self._floats[node] = self.call(planish.dequantize.default, term.node, scale, term.zero)

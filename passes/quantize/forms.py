@@ -124,7 +124,7 @@ class Clamped(Form):
 
     def emit(self, builder: Builder, target: Target) -> fx.Node:
         """The source's codes in narrower bounds."""
-        return builder.read(self.source, target.clamped(self.least, self.most))
+        return builder.read_through(self.source, target.clamped(self.least, self.most))
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,32 @@ class Constant(Form):
         """Its codes, another constant."""
         codes = target.params.codes(self.tensor).clamp(target.low, target.high)
         return builder.constant(f"{self.name}.codes", codes)
+
+
+@dataclass(frozen=True)
+class Pixels(Form):
+    """scale · (byte - zero) of an input of bytes: zero is a real number, and both may differ by channel."""
+
+    node: fx.Node
+    scale: Tensor
+    zero: Tensor
+
+    def emit(self, builder: Builder, target: Target) -> fx.Node:
+        """Codes like any other's."""
+        term = Term(self.node, self.scale, 0)
+        if not bool(self.zero.any()):
+            return requantize(builder, term, target)
+        offset = -self.scale * self.zero
+        params = QuantParams.symmetric(float(offset.abs().max()), 16)  # its own rounding does not count
+        codes = builder.weight("offset", params.codes(offset))
+        return Sum(term, Term(codes, one(params.scale), 0)).emit(builder, target)
+
+    def floats(self, builder: Builder) -> fx.Node:
+        """The value itself, for a layer in float."""
+        value = builder.call(planish.dequantize.default, self.node, builder.weight("one", torch.ones(1)), 0)
+        value = builder.call(aten.mul.Tensor, value, builder.weight("scale", self.scale.to(torch.float32)))
+        shift = builder.weight("shift", (-self.scale * self.zero).to(torch.float32))
+        return builder.call(aten.add.Tensor, value, shift)
 
 
 @dataclass(frozen=True)

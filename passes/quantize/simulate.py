@@ -106,10 +106,11 @@ def _weights(program: Program, integer: Program, codes: dict[str, tuple[Tensor, 
             continue
         given = list(node.args[:3])
         name, source = str(given[1].target), given[0].name
-        if name in quantized and source in codes:
+        if name in quantized:
             tensor = program.weights[name]
             bias = program.weights.get(str(given[2].target)) if given[2] is not None else None
-            fake = _fake_weight(node, tensor, bias, codes[source][1].scale).to(tensor.dtype)
+            scale = codes[source][1].scale if source in codes else 1.0  # bytes of an image are codes of scale 1
+            fake = _fake_weight(node, tensor, bias, scale).to(tensor.dtype)
             weights[name] = _Value(tensor, fake, fake)
     return weights
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ import pytest
 import torch
 from compare import assert_close_to_reference
 from kernel_case import HOST, Built, aten, build, loops, make_task, randn
+from little_search import PLENTY, little_search
+from torch import nn
 
+import planish
 from planish.backends.tvm.compat import s_tir, structural_equal, tvm
 from planish.backends.tvm.generic import metaschedule
 from planish.backends.tvm.generic.blocks import LARGEST, write_blocks
 from planish.backends.tvm.generic.metaschedule import MetaSchedule
 from planish.backends.tvm.generic.template import Generic
 from planish.backends.tvm.template import Lowered, Refused, Task
+from planish.backends.tvm.tune.database import Database, Record
 from planish.backends.tvm.tune.differences import difference
 from planish.backends.tvm.tune.evolution import BATCH, Evolution
 from planish.errors import TuningError
@@ -202,3 +207,75 @@ def test_a_schedule_says_nothing_of_its_own() -> None:
     task = large()
     module = tvm.IRModule({"main": metaschedule.blocks_of(task).func})
     assert metaschedule.trace_text(s_tir.Schedule(module)) == "[[],[]]"
+
+
+class Frame(nn.Module):
+    """A convolution, which has a template, and what the generic scheduler does: a mirrored border, running sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 24, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.conv(x)
+        return nn.functional.pad(y, (1, 2, 2, 1), mode="reflect"), y.cumsum(1)
+
+
+def image() -> torch.Tensor:
+    return randn(1, 3, 24, 23)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A database, and a network that was tuned with it: each task tries the default, one of its space, one proposal."""
+    path = tmp_path_factory.mktemp("metaschedule") / "tuning.sqlite"
+    with little_search(2):
+        options = {"tune": PLENTY, "tuning_db": path, "metaschedule": True, "threads": 2}
+        return path, planish.compile(Frame().eval(), image(), **options)
+
+
+def test_a_search_on_request_says_what_it_did_and_what_it_cannot_take(searched: tuple[Path, Any]) -> None:
+    path, model = searched
+    told = model.manifest["tuning"]["metaschedule"]
+    assert told["tasks"] == 1
+    assert [(entry["why"], entry["task"].split(" ")[0]) for entry in told["refused"]] == [
+        ("running sums are made in order", "cumsum")
+    ]
+    with Database(path) as database:
+        tried = [(key, a) for key, a in database.all_attempts() if a.template == "metaschedule"]
+    assert len(tried) == 1
+    assert_right(model)
+
+
+def assert_right(model: Any) -> None:
+    x, own = image(), Frame().eval()
+    with torch.no_grad():
+        assert_close_to_reference(model(x), own.double()(x.double()), Frame().eval()(x))
+
+
+def test_a_known_schedule_is_used_at_any_thread_count_with_the_same_bits(searched: tuple[Path, Any]) -> None:
+    path, _ = searched
+    with Database(path) as database:
+        ((key, attempt),) = [(k, a) for k, a in database.all_attempts() if a.template == "metaschedule"]
+        database.record(key, Record("metaschedule", attempt.choice, 1e-9, 1e-6), replace=True)
+    model = planish.compile(Frame().eval(), image(), tuning_db=path, threads=2)
+    kernels = [k for k in model.manifest["calls"]["kernels"].values() if k["template"] == "metaschedule"]
+    assert [k["choice"] for k in kernels] == [attempt.choice]
+    assert kernels[0]["tuned"] == {"seconds": 1e-9, "default_seconds": 1e-6}
+    assert_right(model)
+    model.save(path.with_name("frame.planish"))
+    one = planish.load(path.with_name("frame.planish"), threads=1)
+    for a, b in zip(model(image()), one(image()), strict=True):
+        assert torch.equal(a, b)
+    assert "trace=#" in str(model.profile(image(), runs=1))
+
+
+def test_tuning_without_the_request_asks_nobody(searched: tuple[Path, Any]) -> None:
+    path, _ = searched
+    with little_search(2):
+        model = planish.compile(
+            Frame().eval(), image(), tune=PLENTY, tuning_db=path.with_name("other.sqlite"), threads=2
+        )
+    assert model.manifest["tuning"]["metaschedule"] is None
+    assert all(k["template"] != "metaschedule" for k in model.manifest["calls"]["kernels"].values())

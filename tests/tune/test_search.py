@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ import torch
 from kernel_case import aten, make_task
 from tune.fakes import FIRST, LAST, SECOND, SPACE, Fake, Shop
 
+from planish.backends.tvm.generic.metaschedule import MetaSchedule
 from planish.backends.tvm.template import Choice, Task
 from planish.backends.tvm.tune.candidate import Failed
 from planish.backends.tvm.tune.database import Attempt, Database, Record
 from planish.backends.tvm.tune.search import GAIN, VISIT, Search, recall
-from planish.backends.tvm.tune.spaces import Option, Tunable, distance, nearest, options_of
+from planish.backends.tvm.tune.spaces import Name, Option, Tunable, distance, nearest, options_of
 
 
 def task(rows: int = 8) -> Task:
@@ -229,3 +231,44 @@ def test_options_are_of_all_templates_that_take_the_layouts_but_the_last() -> No
     assert options_of(FIRST, made, [FIRST, LAST])[0] == Option(FIRST, SPACE[0])
     assert not options_of(Fake("alone", []), made, [LAST])
     assert not options_of(Fake("one", SPACE[:1]), made, [LAST])
+
+
+class Proposed:
+    """A proposer of five options of another template."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.options = [Option(MetaSchedule(), {"trace": str(number)}) for number in range(5)]
+
+    def propose(self, count: int, times: Mapping[Name, float | None]) -> list[Option]:
+        self.asked.append(count)
+        return [option for option in self.options if option.name not in times][:count]
+
+
+def test_what_is_proposed_takes_half_of_a_visit_and_all_when_the_space_is_used_up(database: Database) -> None:
+    proposer = Proposed()
+    subject = replace(tunable(space=SPACE[:5]), proposer=proposer)
+    shop = Shop(lambda _task, option: 1.0 if option.choice == {"trace": "3"} else 2.0)
+    search = searched(shop, [subject], database)
+    traces = [[choice["trace"] for choice in visit if "trace" in choice] for visit in shop.visits]
+    assert traces == [["0", "1", "2"], ["3", "4"]]
+    assert sorted(map(str, SPACE[:5])) == sorted({str(c) for visit in shop.visits for c in visit if "trace" not in c})
+    ((option, record),) = search.winners().values()
+    assert (option.template.name, option.choice, record.default_seconds) == ("metaschedule", {"trace": "3"}, 2.0)
+
+
+def test_nobody_is_asked_to_propose_while_the_space_shows_that_something_is_left(database: Database) -> None:
+    """Proposing takes time, and every task of a network is looked at before each visit."""
+    proposer = Proposed()
+    exploration = recall(replace(tunable(), proposer=proposer), database)
+    assert exploration.following(1)
+    assert proposer.asked == []
+
+
+def test_what_was_proposed_in_an_earlier_search_is_known(database: Database) -> None:
+    subject = replace(tunable(), proposer=Proposed())
+    searched(Shop(lambda _task, option: 1.0 if option.choice == {"trace": "3"} else 2.0), [subject], database)
+    again = recall(subject, database)
+    assert again.best is not None
+    assert again.best.choice == {"trace": "3"}
+    assert recall(tunable(), database).best == again.best  # also by a search that does not ask for proposals

@@ -65,11 +65,11 @@ def border_key(axes: Sequence[Axis]) -> str:
 def corrections(weight: np.ndarray, x_zero: int, axes: Sequence[Classes], size: int) -> np.ndarray:
     """-x_zero · Σ w by class of depth, height and width, and by output channel, in int32 (which wraps).
 
-    `weight` is [output channel, input channel, kd, kh, kw]; zeros up to `size` channels.
+    `weight` is [output channel, input channel, *kernel], an axis of which each of `axes` is for; zeros up to `size`.
     """
     sums = weight.astype(np.int64).sum(1)
     table = np.zeros((*(len(axis.taps) for axis in axes), size), np.int64)
     for place in product(*(range(len(axis.taps)) for axis in axes)):
         seen = [list(axis.taps[i]) for axis, i in zip(axes, place, strict=True)]
-        table[place][: len(sums)] = -x_zero * sums[np.ix_(range(len(sums)), *seen)].sum((1, 2, 3))
+        table[place][: len(sums)] = -x_zero * sums[np.ix_(range(len(sums)), *seen)].reshape(len(sums), -1).sum(1)
     return table.astype(np.int32)

@@ -13,6 +13,7 @@ from .conv_direct import ConvDirect
 from .conv_integer import ConvInteger
 from .conv_transposed import ConvTransposed
 from .depthwise import Depthwise
+from .depthwise_integer import DepthwiseInteger
 from .gemm import Gemm
 from .matmul import Matmul
 from .pool import Pool
@@ -21,6 +22,7 @@ from .spatial_mean import SpatialMean
 from .winograd import Winograd
 
 TEMPLATES: tuple[Template, ...] = (
+    DepthwiseInteger(),
     Depthwise(),  # before ConvDirect, which would take it with vectors of one lane
     Winograd(4),  # refuses what direct convolution should do faster, and numerics="strict"
     Winograd(2),

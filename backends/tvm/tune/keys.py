@@ -22,7 +22,7 @@ from ..target import Target
 from ..template import Task
 
 _BACKEND = Path(__file__).parent.parent
-_ROOTS = ("kernels/templates.py", "codegen_process.py", "compat.py")
+_ROOTS = ("kernels/templates.py", "generic/metaschedule.py", "codegen_process.py", "compat.py")
 """What decides which code is made: the templates with all that they import, and how it is compiled."""
 
 

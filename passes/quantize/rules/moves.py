@@ -41,7 +41,7 @@ def max_pool(node: fx.Node, builder: Builder) -> Form | str:
     ceil = bool(given["ceil_mode"])
 
     def emit(target: Target) -> fx.Node:
-        return builder.call(planish.max_pool.default, builder.moved(given["self"], target), *windows, ceil)
+        return builder.call(planish.max_pool.default, builder.read(given["self"], target), *windows, ceil)
 
     return Moved(emit)
 
@@ -56,7 +56,7 @@ def order(node: fx.Node, builder: Builder) -> fx.Node:
 
 
 def _operand(builder: Builder, source: fx.Node, target: Target) -> fx.Node:
-    return builder.moved(source, target) if is_floating(source) else builder.other(source)
+    return builder.read(source, target) if is_floating(source) else builder.other(source)
 
 
 def _zeros(node: fx.Node, args: tuple[Any, ...], target: Target) -> tuple[Any, ...]:

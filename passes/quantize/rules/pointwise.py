@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from ....ir.ops import arguments
 from ..builder import Builder, is_floating
 from ..forms import Accumulator, Clamped, Constant, Form, Gained, Pointwise, Term
+from . import pixels
 from .axes import interpolated
 from .products import product
 from .sums import total
@@ -42,9 +43,11 @@ def bounded(node: fx.Node, builder: Builder) -> Form | str:
 
 
 def same(node: fx.Node, builder: Builder) -> Form | str:
-    """A cast among floats changes nothing of what codes mean."""
+    """A cast among floats changes nothing of what codes mean, and bytes are codes."""
     source = node.all_input_nodes[0]
-    return Clamped(source, -math.inf, math.inf) if is_floating(source) else "it makes floats of integers"
+    if not is_floating(source):
+        return pixels.cast(node, builder) or "it makes floats of integers"
+    return Clamped(source, -math.inf, math.inf)
 
 
 def binary(node: fx.Node, builder: Builder) -> Form | str:
@@ -55,7 +58,7 @@ def binary(node: fx.Node, builder: Builder) -> Form | str:
     tensors = [value for value in (a, b) if isinstance(value, fx.Node)]
     if any(not is_floating(value) for value in tensors):
         return "one of its operands is no floating value"
-    if form := interpolated(node, builder):
+    if form := interpolated(node, builder) or pixels.affine(node, builder, alpha):
         return form
     moving = [value for value in tensors if not isinstance(builder.forms[value], Constant)]
     if _one_source(builder, moving, [v for v in tensors if v not in moving]):

@@ -14,12 +14,15 @@ from ..builder import Builder, constant_of
 from ..forms import Accumulator, Form, Term, one
 from ..plan import layer_of
 from ..weights import QuantizedWeight, quantize_weight
+from . import pixels
 
 planish = torch.ops.planish
 
 
 def convolution(node: fx.Node, builder: Builder) -> Form | str:
     """Any convolution of an activation by constant weights."""
+    if form := pixels.convolution(node, builder):
+        return form
     given = arguments(node)
     transposed, groups = bool(given["transposed"]), int(given["groups"])
     weight = constant_of(builder, given["weight"], "weight")
