@@ -308,7 +308,7 @@ def test_ctrl_c_leaves_nothing(nets: str, tmp_path: Path) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == "loading\n"
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=30)
+        _, err = child.communicate(timeout=120)
     assert child.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
@@ -322,4 +322,4 @@ def test_a_closed_pipe_is_no_error(small_file: Path) -> None:
         assert child.stderr is not None
         child.stdout.close()
         assert child.stderr.read() == ""
-        assert child.wait(timeout=30) == 0
+        assert child.wait(timeout=120) == 0

@@ -19,9 +19,10 @@ import planish
 SAVE = """
 import sys
 from planish.backends.tvm import files
-print("ready", flush=True)
 for number in range(10**6):
     files.write_atomically(sys.argv[1], lambda file: [file.write(bytes([number % 251]) * 4096) for _ in range(64)])
+    if not number:
+        print("one is there", flush=True)
 """
 
 

@@ -106,27 +106,45 @@ print(json.dumps([ok, same, b.numpy().tolist() == [2.0] * 8, right(), float(torc
     assert fresh(code, path) == [True, True, True, True, 3.0]
 
 
-def seconds_of_a_fresh_process(path: Path) -> float:
-    """CPU time, which a busy machine does not stretch much: interpreter, imports, checks, load, first result."""
+def seconds_of_a_process(code: str, *args: object) -> float:
+    """CPU time of the best of three, which a busy machine does not stretch much."""
     best = 1e9
-    code = "import planish, sys, numpy as np; m = planish.load(sys.argv[1]); m(np.ones((4, 32), np.float32))"
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        subprocess.run([sys.executable, "-c", code, *map(str, args)], check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return best
 
 
-def test_cold_start_takes_less_than_six_tenths_of_a_second(path: Path) -> None:
-    assert seconds_of_a_fresh_process(path) <= 0.6
+FIRST_RESULT = "import planish, sys, numpy as np; m = planish.load(sys.argv[1]); m(np.ones((4, 32), np.float32))"
+HASH = "import hashlib; hashlib.sha256(bytes(100_000_000))"
 
 
-def test_a_hundred_megabytes_of_weights_take_two_tenths_more(tmp_path: Path) -> None:
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """An artifact with 100 MB of weights."""
     b = scale_and_shift()
     b.weight("large", np.ones(25_000_000, np.float32))
     assemble(build(b.plan, b.weights, b.target), b.signature).save(tmp_path / "large.planish")
-    assert seconds_of_a_fresh_process(tmp_path / "large.planish") <= 0.8
+    return tmp_path / "large.planish"
+
+
+def test_a_cold_start_takes_less_than_five_imports_of_numpy(path: Path, large: Path) -> None:
+    """Interpreter, imports, checks, load, first result, whatever the machine; weights are read once, for their digest."""
+    bare, numpy, hashed = (seconds_of_a_process(code) for code in ("pass", "import numpy", HASH))
+    assert seconds_of_a_process(FIRST_RESULT, path) <= 5 * numpy
+    assert seconds_of_a_process(FIRST_RESULT, large) <= 5 * numpy + 2 * (hashed - bare)
+
+
+@pytest.mark.bars
+def test_a_cold_start_takes_less_than_six_tenths_of_a_second(path: Path) -> None:
+    assert seconds_of_a_process(FIRST_RESULT, path) <= 0.6
+
+
+@pytest.mark.bars
+def test_a_hundred_megabytes_of_weights_take_two_tenths_more(large: Path) -> None:
+    assert seconds_of_a_process(FIRST_RESULT, large) <= 0.8
 
 
 def test_weights_are_pages_of_the_file(path: Path) -> None:
@@ -156,7 +174,7 @@ if pid == 0:
     os._exit(0 if right() and right() else 1)
 print(json.dumps([ok, os.waitpid(pid, 0)[1], right()]))
 """
-    assert fresh(code, path, timeout=30) == [True, 0, True]
+    assert fresh(code, path, timeout=120) == [True, 0, True]
 
 
 def test_a_child_of_a_one_thread_model_ends_as_any_other(path: Path) -> None:
@@ -168,7 +186,7 @@ if pid == 0:
     sys.exit(0 if right() else 1)
 print(json.dumps([ok, os.waitpid(pid, 0)[1], right()]))
 """
-    assert fresh(code, path, timeout=30) == [True, 0, True]
+    assert fresh(code, path, timeout=120) == [True, 0, True]
 
 
 def test_multiprocessing_by_fork(path: Path) -> None:
@@ -179,7 +197,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     print(json.dumps([ok, *[bool(b) for b in pool.map(lambda_, range(4))]]))
 """
     code = "def lambda_(i): return right()\n" + code
-    assert fresh(code, path, timeout=60) == [True] * 5
+    assert fresh(code, path, timeout=120) == [True] * 5
 
 
 def test_save_is_a_copy(compiled: Compiled, path: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def os_threads() -> int:
 
 def settled(limit: int) -> int:
     """OS threads, once those that are ending have ended."""
-    for _ in range(100):
+    for _ in range(1200):
         if os_threads() <= limit:
             break
         time.sleep(0.05)

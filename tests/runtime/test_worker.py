@@ -144,7 +144,7 @@ def test_workers_end_with_their_parent() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     pid = int(done.stdout)
-    for _ in range(200):
+    for _ in range(1200):
         if ended(pid):
             return
         time.sleep(0.1)
@@ -156,7 +156,7 @@ def test_a_kernel_that_takes_too_long_fails_alone(pool: Pool) -> None:
     pool.submit(good()).result()
     with pytest.raises(KernelFailed, match=r"k_slow: the code generator gave no answer in \d"):
         pool.submit(unrolled("k_slow", 4000), seconds=0.3).result()
-    assert pool.submit(good(), seconds=30.0).result()
+    assert pool.submit(good()).result()
 
 
 def test_workers_end_with_a_parent_that_is_killed_while_they_compile() -> None:
@@ -171,10 +171,12 @@ def test_workers_end_with_a_parent_that_is_killed_while_they_compile() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    limit = time.monotonic() + 4  # it would compile for longer than this
+    other = Pool(1)
+    same = other.submit(unrolled("k_slow", 6000))
     while not ended(int(done.stdout)):
-        assert time.monotonic() < limit
+        assert not same.done(), "it lived for as long as it takes to compile"
         time.sleep(0.05)
+    other.close()
 
 
 def test_a_forked_child_leaves_the_pool_alone(pool: Pool) -> None:

@@ -224,10 +224,10 @@ def test_a_kill_loses_nothing_that_was_written(tmp_path: Path) -> None:
         process = writer(path, name, 10**9)
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
-        time.sleep(random.Random(number).random() * 0.2)
+        seen = random.Random(number).randrange(2, 40)
+        assert [process.stdout.readline() for _ in range(seen)] == [f"{i}\n" for i in range(seen)]
         os.kill(process.pid, signal.SIGKILL)
-        lines = [line for line in process.communicate()[0].split("\n")[:-1] if line]
-        done[name] = int(lines[-1]) + 1 if lines else 0
+        done[name] = seen + len(process.communicate()[0].split("\n")[:-1])
     assert sum(done.values()) > 4
     with Database(path) as database:
         found = {key for key, _ in database.records()}
