@@ -22,12 +22,13 @@ import torch
 from torch import fx
 
 from ...errors import NoIntegerForm, QuantizationError, UnsupportedOp
-from ...ir.ops import is_call
+from ...ir.ops import integer_name, is_call
 from ...ir.program import Program, Stage
 from ...ir.quantized.operators import OPERATORS
 from .builder import Builder, is_floating
 from .forms import Constant, Floating, Form
 from .plan import Codes, Plan, Ranges, layer_of
+from .rules import attention
 from .rules.moves import order
 from .rules.table import rule_of
 from .widths import codes_by_use
@@ -122,7 +123,8 @@ class _Integerize:
 
     def _in_float(self, node: fx.Node, reason: str | None) -> None:
         """The call as it is; without a reason it is one of integers already."""
-        made = self.builder.as_float(node)
+        masked = integer_name(node) == "masked_softmax"
+        made = attention.in_float(node, self.builder) if masked else self.builder.as_float(node)
         if reason is not None:
             made.meta["float"] = reason
         if is_floating(node):

@@ -245,7 +245,7 @@ def test_an_accumulator_that_may_overflow_is_refused_with_its_layer() -> None:
     program = parse_program(
         line("linear(%x, @w, none)", "[1, 1]", "%x: f32[1, 66312]", "@w: f32[1, 66312]"), {"w": torch.ones(1, 66312)}
     )
-    with pytest.raises(NoIntegerForm, match="layer: the sums of channel 0 can reach 0[.][.]2147514120"):
+    with pytest.raises(NoIntegerForm, match=r"layer: the sums of channel 0 can reach 0[.][.]2147514120"):
         integerize(program, ranges_of(program, x=(0.0, 255.0)))
 
 

@@ -22,7 +22,7 @@ from planish.passes.normalize.merge_views import MergeViews
 from planish.passes.pipelines import pipeline
 from planish.passes.quantize.calibrate import calibrate
 from planish.passes.quantize.decompose_attention import DecomposeAttention
-from planish.passes.quantize.integerize import integerize
+from planish.passes.quantize.integerize import Settings, integerize
 from planish.passes.quantize.observers import MinMax
 from planish.passes.quantize.rules.attention import bits_of_shares, codes_of_shares
 from planish.passes.quantize.split_projections import SplitProjections
@@ -211,3 +211,17 @@ def test_whole_networks(name: str) -> None:
     wide = [x.double() if x.dtype.is_floating_point else x for x in given]
     with torch.no_grad():
         assert decibel(copy.deepcopy(model).double()(*wide), made(*given)) > 25
+
+
+def test_a_masked_softmax_in_float_is_atens() -> None:
+    """Kernels of floats know no `masked_softmax`; a row that sees nothing is still 0."""
+    text = """program(%s: f32[2, 4, 4], %m: bool[2, 1, 4]) {
+      %p = planish::masked_softmax(%s, %m, 2) %y = relu(%p) return %y }"""
+    program, scores = parse_program(text), randoms(2, 4, 4)
+    mask = torch.tensor([[[True, True, True, False]], [[False] * 4]])
+    name = called(program, "masked_softmax")[0].name
+    settings = Settings(integer_only=False, keep={name: "asked for"})
+    made = integerize(program, calibrate(program, [(scores, mask)], MinMax), settings)
+    assert not called(made, "masked_softmax")
+    assert decibel(program(scores, mask), made(scores, mask)) > 40
+    assert not bool(made(scores, mask)[1].any())

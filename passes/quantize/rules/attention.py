@@ -20,6 +20,7 @@ from ..builder import Builder
 from ..forms import Accumulator, Form, Target, Term, one, requantize
 
 planish = torch.ops.planish
+aten = torch.ops.aten
 FINE = QuantParams(2.0**-15, 0, 0, 2**15 - 1, torch.int16)
 """Shares that are requantized afterwards."""
 
@@ -72,7 +73,23 @@ def softmax(node: fx.Node, builder: Builder) -> Form | str:
     if term.scale.numel() != 1:
         params = builder.params(source)
         term = Term(builder.codes(source), one(params.scale), params.zero)
-    return Shares(term, builder.plain[given["seen"]] if "seen" in given else None, int(given["dim"]))
+    return Shares(term, builder.other(given["seen"]) if "seen" in given else None, int(given["dim"]))
+
+
+def in_float(node: fx.Node, builder: Builder) -> fx.Node:
+    """A `masked_softmax` that stays in float, in ATen's operators: kernels know no other."""
+    given = arguments(node)
+    dim, rank = int(given["dim"]), node.meta["val"].dim()
+    with builder.stand_for(node):
+        scores, seen = builder.floats(given["x"]), builder.other(given["seen"])
+        away, zero = (builder.weight(name, torch.tensor(v)) for name, v in (("away", -math.inf), ("none", 0.0)))
+        own = [1] * (rank - seen.meta["val"].dim()) + list(seen.meta["val"].shape)
+        places = builder.call(aten.reshape.default, seen, own)
+        shares = builder.call(aten._softmax.default, builder.call(aten.where.self, seen, scores, away), dim, False)
+        some = builder.call(aten.any.dim, places, dim, True)
+        made = builder.call(aten.where.self, some, shares, zero)
+    made.meta["of"] = node.name
+    return made
 
 
 def codes_of_shares(least: float, most: float) -> QuantParams:
