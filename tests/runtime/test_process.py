@@ -131,7 +131,7 @@ def large(tmp_path: Path) -> Path:
 
 
 def test_a_cold_start_takes_less_than_five_imports_of_numpy(path: Path, large: Path) -> None:
-    """Interpreter, imports, checks, load, first result, whatever the machine; weights are read once, for their digest."""
+    """Interpreter, imports, checks, load, first result, on any machine; weights are read once, for their digest."""
     bare, numpy, hashed = (seconds_of_a_process(code) for code in ("pass", "import numpy", HASH))
     assert seconds_of_a_process(FIRST_RESULT, path) <= 5 * numpy
     assert seconds_of_a_process(FIRST_RESULT, large) <= 5 * numpy + 2 * (hashed - bare)
