@@ -205,8 +205,10 @@ class Pixels(Form):
 
     def floats(self, builder: Builder) -> fx.Node:
         """The value itself, for a layer in float."""
-        value = builder.call(planish.dequantize.default, self.node, builder.weight("one", torch.ones(1)), 0)
-        value = builder.call(aten.mul.Tensor, value, builder.weight("scale", self.scale.to(torch.float32)))
+        scale = builder.weight("scale", self.scale.to(torch.float32))
+        value = builder.call(planish.dequantize.default, self.node, scale, 0)
+        if not bool(self.zero.any()):
+            return value
         shift = builder.weight("shift", (-self.scale * self.zero).to(torch.float32))
         return builder.call(aten.add.Tensor, value, shift)
 

@@ -201,6 +201,17 @@ def test_channels_of_zeros(all_of_it: bool) -> None:
     assert noise(model, made, data()[1]) > 30
 
 
+def test_images() -> None:
+    """Bytes in, and the padding is a pixel of the mean."""
+    image = planish.Image((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    pixels = [torch.randint(0, 256, (2, 9, 11, 3), dtype=torch.uint8) for _ in range(4)]
+    made = planish.compile(make(), (pixels[0],), precision="int8", calibration=pixels, preprocess=image, verify=True)
+    x = ((pixels[1] / 255 - torch.tensor(image.means)) / torch.tensor(image.stds)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        want = make()(x).double()
+    assert decibels(float(want.square().sum()), float((made(pixels[1]) - want).square().sum())) > 30
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

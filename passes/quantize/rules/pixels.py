@@ -1,12 +1,12 @@
 """Images: bytes are codes already, whatever normalizes them, so that nothing of an input is rounded.
 
-    x = s[c] · (byte - m[c]);      conv(x, w) + b  ==  Σ s w · byte + t · 1,      t[o, tap] = -Σ_c s[c] w[o, c, tap] m[c]
+    x = s[c] (byte - m[c])     conv(x, w) + b == Σ s w byte + Σ t + b     t[o, tap] = -Σ_c s[c] w[o, c, tap] m[c]
 
-s goes into the weights and m into the bias, with the codes of the weights as they are. Where the convolution pads, its zeros
-stand for x = 0, a byte of m[c], which is no whole number: there t is the weight of channels that hold one number inside
-and 0 in the padding, 255 and 1, as the digits of t in units of the accumulator:
+s goes into the weights and t, of the weights as their codes stand for them, into the bias. Where the convolution pads,
+its zeros stand for x = 0, a byte of m[c], which is no whole number: there t is the weight of channels that hold one
+number inside and 0 in the padding, 255 and 1, as its digits in units of the accumulator:
 
-    conv(x, w) + b == conv(cat(bytes, 255, 1), cat(w, high, low)) + b,      t = 255 high + low
+    conv(x, w) + b == conv(cat(bytes, 255, 1), cat(s w, high, low)) + b        t = 255 high + low
 """
 
 from __future__ import annotations
