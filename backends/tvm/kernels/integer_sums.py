@@ -30,7 +30,7 @@ class IntegerSums:
         anchor: Any = task.region.anchor_node
         self.task, self.layout, self.lanes, self.size, self.w, self.bias = task, layout, lanes, size, w, bias
         self.anchor: fx.Node = anchor
-        self.head = read_head(task, anchor, layout)
+        self.head = read_head(task, anchor, layout, lanes)
         self._corrected = False
         self._count = 0
 

@@ -21,28 +21,29 @@ from .emit import Buffer, Expr, Function
 
 def in_pairs(task: Task, node: fx.Node) -> bool:
     """Whether `node`, a PLAIN region input under views alone, can be read in pairs along its last axis."""
-    position, _ = _place(task, node, [0] * len(shape_of(node)))
+    position, _ = place_of(task, node, [0] * len(shape_of(node)))
     value = task.inputs[position]
     if value.dtype != "bfloat16" or value.layout != PLAIN or not has_dot(task.target) or task.target.block != 16:
         return False
     shape = shape_of(node)
-    return not shape[-1] % 2 and _side_by_side(task, node)
+    return not shape[-1] % 2 and side_by_side(task, node, 2)
 
 
-def _side_by_side(task: Task, node: fx.Node) -> bool:
-    """Proves, for every index, that 2p lies at an even place and 2p + 1 behind it."""
+def side_by_side(task: Task, node: fx.Node, count: int) -> bool:
+    """Proves, for every index, that the `count` elements from count · p on lie in order from a multiple of it on."""
     analyzer = tvm.sym.Analyzer()
     index: list[Expr] = []
-    for extent in (*shape_of(node)[:-1], shape_of(node)[-1] // 2):
+    for extent in (*shape_of(node)[:-1], shape_of(node)[-1] // count):
         var = tirx.Var("i", "int32")
         analyzer.bind(var, tvm.ir.Range(0, extent))
         index.append(var)
-    first, second = (_offset(task, node, [*index[:-1], 2 * index[-1] + k]) for k in (0, 1))
-    even = tirx.EQ(tirx.floormod(first, 2), 0)
-    return bool(analyzer.can_prove(even)) and bool(analyzer.can_prove(tirx.EQ(second - first, 1)))
+    first, *others = (offset_of(task, node, [*index[:-1], count * index[-1] + k]) for k in range(count))
+    facts = [tirx.EQ(tirx.floormod(first, count), 0)]
+    facts += [tirx.EQ(other - first, k) for k, other in enumerate(others, 1)]
+    return all(bool(analyzer.can_prove(fact)) for fact in facts)
 
 
-def _place(task: Task, node: fx.Node, index: Sequence[Expr]) -> tuple[int, list[Expr]]:
+def place_of(task: Task, node: fx.Node, index: Sequence[Expr]) -> tuple[int, list[Expr]]:
     """Position of the region input that `node` shows, and the index there."""
     where = list(index)
     while is_view(node):
@@ -51,8 +52,9 @@ def _place(task: Task, node: fx.Node, index: Sequence[Expr]) -> tuple[int, list[
     return task.region.placeholders.index(node), where
 
 
-def _offset(task: Task, node: fx.Node, index: Sequence[Expr]) -> Expr:
-    position, where = _place(task, node, index)
+def offset_of(task: Task, node: fx.Node, index: Sequence[Expr]) -> Expr:
+    """Where in that input the element at `index` of `node` lies."""
+    position, where = place_of(task, node, index)
     return tirx.const(0, "int32") + ravel(where, task.inputs[position].shape)
 
 
@@ -64,11 +66,11 @@ class Pairs:
         self._f = f
         self._buffers: Mapping[int, Buffer] = {
             position: f.pairs(f.inputs[position], (prod(f.task.inputs[position].shape) // 2,))
-            for position in {_place(f.task, node, [0] * len(shape_of(node)))[0] for node in nodes}
+            for position in {place_of(f.task, node, [0] * len(shape_of(node)))[0] for node in nodes}
         }
 
     def at(self, node: fx.Node, index: Sequence[Expr], p: Expr) -> Expr:
         """The pair number `p` of the last axis, at `index` of the others."""
-        position, _ = _place(self._f.task, node, [*index, 2 * p])
-        offset: Any = _offset(self._f.task, node, [*index, 2 * p])
+        position, _ = place_of(self._f.task, node, [*index, 2 * p])
+        offset: Any = offset_of(self._f.task, node, [*index, 2 * p])
         return self._buffers[position][self._f.simplify(tirx.floordiv(offset, 2))]

@@ -94,7 +94,7 @@ class Head:
         return tirx.Cast(str(self.node.meta["val"].dtype).removeprefix("torch."), sums[v])
 
 
-def read_head(task: Task, anchor: fx.Node, layout: Layout) -> Head | None:
+def read_head(task: Task, anchor: fx.Node, layout: Layout, lanes: int) -> Head | None:
     """The head of the anchor's epilogue, if the formulas above are right for it."""
     chain = anchor_chain(task, anchor)
     if not chain or len(anchor.users) != 1 or str(chain[0].meta["val"].dtype).removeprefix("torch.") not in _NARROW:
@@ -106,7 +106,9 @@ def read_head(task: Task, anchor: fx.Node, layout: Layout) -> Head | None:
         found = _constants(task, layout, args[1:3])
         known = found is not None and _within(args[2], _HIGH)
         return Head(node, found[0], found[1], None, None, 0, (zero, low, most)) if found and known else None
-    return _read_sum(task, anchor, node, layout, (zero, low, most)) if name == "add" else None
+    if name != "add" or (layout == PLAIN and shape_of(node)[-1] % lanes):  # a residual is read in whole vectors
+        return None
+    return _read_sum(task, anchor, node, layout, (zero, low, most))
 
 
 def _read_sum(task: Task, anchor: fx.Node, node: fx.Node, layout: Layout, bounds: tuple[int, int, int]) -> Head | None:

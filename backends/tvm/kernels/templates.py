@@ -15,6 +15,7 @@ from .conv_transposed import ConvTransposed
 from .depthwise import Depthwise
 from .depthwise_integer import DepthwiseInteger
 from .gemm import Gemm
+from .gemm_integer import GemmInteger
 from .matmul import Matmul
 from .pool import Pool
 from .softmax import Softmax
@@ -30,6 +31,7 @@ TEMPLATES: tuple[Template, ...] = (
     ConvInteger(),
     ConvTransposed(),
     Gemm(),  # before Matmul, which would pack its constant weight at run time
+    GemmInteger(),
     Matmul(),
     Attention(),
     Pool(),

@@ -129,7 +129,7 @@ def test_which_heads_are_computed_in_32_bits() -> None:
 
     for read_twice, bounds, expected in ((False, (33, 62), True), (False, (1, 62), False), (True, (33, 62), False)):
         made = task(read_twice, bounds)
-        assert (read_head(made, made.region.anchor_node, "c16") is not None) is expected
+        assert (read_head(made, made.region.anchor_node, "c16", 16) is not None) is expected
 
 
 def test_ways_to_multiply() -> None:
