@@ -81,6 +81,8 @@ def merge(node: fx.Node, program: Program) -> Replacement | Refused | None:
     """Merge the terms of the sum that ends at `node` that are linear in one value."""
     if not is_sum(node) or (uses(node) == 1 and is_sum(next(iter(node.users)))):
         return None
+    if value(node).dim() == 0:
+        return None  # a number has no channels
     sum_ = _Sum(node, program)
     reason = None
     for source in sum_.shared():

@@ -278,6 +278,15 @@ def test_is_no_candidate(calls: tuple[str, ...]) -> None:
     assert len(op_names(after)) == len(calls)
 
 
+def test_numbers_without_an_axis_have_no_branches() -> None:
+    text = """program(%x: f64[]) normalized {
+      %p: f64[] = mul.Tensor(%x, 2.0)
+      %y: f64[] = add.Tensor(%p, %x)
+      return %y
+    }"""
+    assert op_names(rewritten(MERGE, text)[0]) == ["mul", "add"]
+
+
 def test_refuses_to_lose_precision() -> None:
     text = """program(%x: bf16[1, 2, 4]) normalized {
       @w: bf16[2, 2, 1]
