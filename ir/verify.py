@@ -39,6 +39,8 @@ KINDS = frozenset(
     )
 )
 """What a Region's `kind` may be."""
+CONVERTERS = ("planish.quantize.default", "planish.dequantize.default")
+"""Where floats become integers, and back."""
 
 
 def verify(program: Program, *, values: bool = True) -> None:
@@ -54,6 +56,8 @@ def verify(program: Program, *, values: bool = True) -> None:
     if program.stage >= Stage.NORMALIZED:
         for body in (program.graph, *(region.body for region in program.regions.values())):
             _spelling(body)
+    if program.stage == Stage.QUANTIZED:
+        _quantized(program)
     if program.stage >= Stage.GROUPED:
         _grouped(program, fakes)
 
@@ -204,6 +208,24 @@ def _dims(node: fx.Node) -> None:
         dims: Any = node.args[place[node.target]]
         if any(dim < 0 for dim in (dims if isinstance(dims, Iterable) else [dims])):
             _broken(node, f"NORMALIZED counts dimensions from the front, not {dims}")
+
+
+def _quantized(program: Program) -> None:
+    """QUANTIZED: floats stand between `dequantize` and `quantize` only, with a reason; codes are of their dtype."""
+    for node in program.graph.nodes:
+        quant = node.meta.get("quant")
+        if quant is not None and node.meta["val"].dtype != quant.dtype:
+            _broken(node, f'meta["quant"] says {quant.dtype}, its value is {node.meta["val"].dtype}')
+        if node.op != "call_function" or str(node.target) in CONVERTERS or "float" in node.meta:
+            continue
+        floating = [value for value in (node, *node.all_input_nodes) if _is_floating(value)]
+        if floating:
+            _broken(node, f'QUANTIZED says in meta["float"] why it computes with floats, here {floating[0].name}')
+
+
+def _is_floating(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
 
 
 def _grouped(program: Program, fakes: Fakes | None) -> None:

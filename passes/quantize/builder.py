@@ -171,6 +171,8 @@ class Builder:
         self._first = self._first or made
         origins = (origin for node in self._standing for origin in node.meta.get("origins", ()))
         made.meta = {"val": value, "origins": tuple(dict.fromkeys(origins))}
+        if op.namespace != "planish" and is_floating(made):
+            made.meta["float"] = "a layer in float reads it"
         return made
 
     def weight(self, suffix: str, tensor: Tensor) -> fx.Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from planish.errors import NoIntegerForm, QuantizationError
+from planish.errors import NoIntegerForm, QuantizationError, VerifyError
 from planish.ir.program import Program, Stage
 from planish.ir.text import parse_program, print_program
 from planish.ir.types import QuantParams
@@ -256,3 +256,20 @@ def test_programs_that_are_not_float32_or_not_calibrated_are_refused() -> None:
     program = parse_program(CONV)
     with pytest.raises(QuantizationError, match="f was not calibrated"):
         integerize(program, {node: BYTE for node in program.graph.nodes if node.name not in ("r", "f")})
+
+
+@pytest.mark.parametrize(("key", "value", "rule"), [
+    ("float", None, 'QUANTIZED says in meta."float". why it computes with floats, here y'),
+    ("quant", QuantParams.symmetric(1.0), 'meta."quant". says torch.int8, its value is torch.float32'),
+])  # fmt: skip
+def test_the_verifier_knows_quantized_programs(key: str, value: object, rule: str) -> None:
+    """A float call without a reason, and codes that are none."""
+    made = parse_program("program(%x: f32[4]) quantized {\n %y: f32[4] = relu(%x)\n return %y\n}")
+    node = next(node for node in made.graph.nodes if node.op == "call_function")
+    node.meta["float"] = "a test wants it"
+    verify(made)
+    node.meta[key] = value
+    if value is None:
+        del node.meta[key]
+    with pytest.raises(VerifyError, match=rule):
+        verify(made)
