@@ -7,9 +7,7 @@ On a difference it says which half is to blame, by running the rewritten program
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -18,6 +16,7 @@ from .backends.tvm.runtime import Compiled
 from .errors import MiscompiledError
 from .ir.interpret import eager, in_bfloat16, reference
 from .ir.program import Program
+from .ir.rounding import allowed, worst
 from .ir.signature import Signature
 
 Tensors = Sequence[torch.Tensor]
@@ -96,7 +95,6 @@ def difference(
 
     `rounds` is the dtype that values were rounded to on the way, the outputs' own by default.
     """
-    rounds = rounds or own.dtype
     if got.shape != own.shape or got.dtype != own.dtype:
         return f"is {got.dtype} {list(got.shape)} instead of {own.dtype} {list(own.shape)}"
     if not own.dtype.is_floating_point:
@@ -106,23 +104,5 @@ def difference(
     odd = got.where(~finite, 0.0)
     if not torch.equal(got.isfinite(), finite) or not torch.allclose(odd, own.where(~finite, 0.0), equal_nan=True):
         return "is not finite where the model's is, or the other way round"
-    error, allowed = _worst(got[finite] - exact[finite]), _worst(own[finite] - exact[finite])
-    factor, ulps = _ALLOWED.get(rounds, (4, 8))
-    bound = factor * allowed + ulps * _ulp(_worst(exact[finite]), rounds)
+    error, bound = worst(got[finite] - exact[finite]), allowed(exact, own, rounds)
     return None if error <= bound else f"is off by {error:.3g}, where {bound:.3g} is allowed"
-
-
-_ALLOWED = {torch.float64: (4, 256), torch.bfloat16: (2, 1)}
-"""(multiples of PyTorch's own error, units in the last place). A float64 model has no better reference than itself: its
-own error reads as zero, so it gets more."""
-
-
-def _ulp(scale: float, dtype: torch.dtype) -> float:
-    """Distance between neighbouring numbers of that magnitude."""
-    info = torch.finfo(dtype)
-    return max(info.eps * 2.0 ** (math.frexp(scale)[1] - 1), info.smallest_normal * info.eps)
-
-
-def _worst(values: Any) -> float:
-    """The largest magnitude, 0 of nothing."""
-    return float(values.abs().max()) if values.numel() else 0.0

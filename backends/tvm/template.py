@@ -105,8 +105,9 @@ class Lowered:
     args: tuple[int | Packed, ...]
     output: Layout
     choice: Choice = field(default_factory=dict)
-    exact: bool = False
-    """Whether tuning takes the kernel only if it has the bits of the default one."""
+    agreement: str = "near"
+    """What tuning asks of the result: "near" the default kernel's; "exact": equal to it; or "bar": besides, as near to
+    float64 as every kernel of planish. Templates prove theirs in tests; what TVM makes of blocks is tested there."""
 
 
 class Template(Protocol):

@@ -22,10 +22,16 @@ from planish.backends.tvm.generic import metaschedule
 from planish.backends.tvm.generic.blocks import LARGEST, write_blocks
 from planish.backends.tvm.generic.metaschedule import MetaSchedule
 from planish.backends.tvm.generic.template import Generic
+from planish.backends.tvm.objects import ObjectCache
 from planish.backends.tvm.template import Lowered, Refused, Task
+from planish.backends.tvm.tune.candidate import Candidate, Failed, Subject, Timing, compile_candidates
 from planish.backends.tvm.tune.database import Database, Record
-from planish.backends.tvm.tune.differences import difference
+from planish.backends.tvm.tune.differences import beyond, difference
 from planish.backends.tvm.tune.evolution import BATCH, Evolution
+from planish.backends.tvm.tune.measure import LocalMeasurer
+from planish.backends.tvm.tune.measure_process import Limits
+from planish.backends.tvm.tune.reference import bar
+from planish.backends.tvm.worker import Pool
 from planish.errors import TuningError
 
 
@@ -33,7 +39,7 @@ def norm(x: torch.Tensor) -> torch.Tensor:
     return aten.layer_norm.default(x, [48], None, None, 1e-5, False)
 
 
-def pool(x: torch.Tensor) -> torch.Tensor:
+def largest(x: torch.Tensor) -> torch.Tensor:
     return aten.max_pool2d.default(x, [3, 3], [2, 2], [1, 1], [1, 1], False)
 
 
@@ -59,7 +65,7 @@ def whole(x: torch.Tensor) -> torch.Tensor:
 
 CASES: list[tuple[Callable[..., Any], tuple[int, ...]]] = [
     (norm, (7, 48)),
-    (pool, (1, 20, 9, 11)),
+    (largest, (1, 20, 9, 11)),
     (bins, (1, 6, 7, 9, 8)),
     (border, (2, 3, 8, 9)),
     (gelu, (3, 100)),
@@ -72,7 +78,7 @@ def scheduled(task: Task, lowered: Lowered) -> Built:
     return Built(task, lowered, tvm.compile(tvm.IRModule({"main": lowered.func}), target=task.target.tvm_target()))
 
 
-def large(fn: Callable[..., Any] = pool) -> Task:
+def large(fn: Callable[..., Any] = largest) -> Task:
     return make_task(fn, [randn(1, 24, 30, 31)])
 
 
@@ -84,7 +90,7 @@ def test_blocks_compute_what_loops_compute(fn: Callable[..., Any], shape: tuple[
     assert not isinstance(blocks, Refused)
     result, loop = build(MetaSchedule(), task).run([x]), build(Generic(), task).run([x])
     assert_close_to_reference(result, fn(x.double()), fn(x))
-    assert blocks.exact == (fn in (pool, border))
+    assert blocks.exact == (fn in (largest, border))
     if blocks.exact:
         np.testing.assert_array_equal(result, loop)
 
@@ -92,7 +98,7 @@ def test_blocks_compute_what_loops_compute(fn: Callable[..., Any], shape: tuple[
 def test_strange_numbers_stay_where_they_are() -> None:
     x = randn(2, 20, 9, 11)
     x[0, 3, 4, 5], x[1, 7, 0, 0], x[1, 8, 8, 10] = torch.nan, torch.inf, -torch.inf
-    for fn in (pool, gelu, swish):
+    for fn in (largest, gelu, swish):
         blocks, loop = (build(template, make_task(fn, [x])).run([x]) for template in (MetaSchedule(), Generic()))
         assert difference(blocks, loop, "float32") == ""
         assert np.isnan(blocks).any()
@@ -101,8 +107,8 @@ def test_strange_numbers_stay_where_they_are() -> None:
 @pytest.mark.parametrize("layout", [f"c{HOST.block}"])
 def test_blocked_layouts_and_channels_that_fill_no_block(layout: str) -> None:
     x = randn(1, HOST.block + 3, 9, 11)
-    task = make_task(pool, [x], layouts={0: layout}, hint=layout)
-    np.testing.assert_array_equal(build(MetaSchedule(), task).run([x]), pool(x))
+    task = make_task(largest, [x], layouts={0: layout}, hint=layout)
+    np.testing.assert_array_equal(build(MetaSchedule(), task).run([x]), largest(x))
 
 
 def test_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
@@ -147,9 +153,9 @@ def test_proposals_are_kernels_that_a_trace_makes_again() -> None:
     for option in options[:3]:
         first, second = (option.template.emit(task, json.loads(option.name[1])) for _ in range(2))
         assert structural_equal(first.func, second.func)
-        assert first.exact
+        assert first.agreement == "exact"
         assert "parallel" in {kind for kind, _ in loops(first.func)}
-        np.testing.assert_array_equal(scheduled(task, first).run([x]), pool(x))
+        np.testing.assert_array_equal(scheduled(task, first).run([x]), largest(x))
 
 
 def test_a_search_that_begins_again_knows_what_was_tried() -> None:
@@ -200,6 +206,47 @@ def test_what_adds_nothing_up_has_to_have_the_same_bits() -> None:
     assert difference(other, one, "float32") == ""
     assert difference(other, one, "float32", exact=True) == "1 of 2 elements differ from the default's"
     assert difference(one, one, "float32", exact=True) == ""
+
+
+def total(x: torch.Tensor) -> torch.Tensor:
+    return aten.sum.dim_IntList(x, [1], False)
+
+
+def test_what_adds_up_has_to_be_as_near_to_float64_as_every_kernel() -> None:
+    """Ones have an exact sum: eight units in the last place of 4 are left. The other row is 1 + 2^-24 + ..."""
+    reference, error = bar(make_task(total, [torch.ones(2, 4)]), [np.ones((2, 4), np.float32)])
+    assert (reference.tolist(), error) == ([4.0, 4.0], 8 * 2.0**-21)
+    row = np.array([[1.0, 2.0**-24, 2.0**-25, 0.0]], np.float32)  # PyTorch loses all but the 1
+    reference, error = bar(make_task(total, [torch.from_numpy(row)]), [row])
+    assert reference.tolist() == [1.0 + 1.5 * 2.0**-24]
+    assert error <= 4 * 1.5 * 2.0**-24 + 8 * 2.0**-23
+    near, far = np.float32([1.0 + 2.0**-20]), np.float32([1.0 + 2.0**-18])
+    assert beyond(near, reference, "float32", error) == ""
+    assert "where rounding explains" in beyond(far, reference, "float32", error)
+    assert difference(far, np.float32([1.0]), "float32") == ""  # two right kernels might be so far apart
+
+
+def test_a_candidate_that_is_near_the_default_but_not_near_enough_is_wrong(pool: Pool) -> None:
+    """Half of what may be between two kernels is far more than a sum of 48 numbers loses."""
+    task = make_task(total, [randn(40, 48)])
+    honest = Generic().emit(task)
+    asked = {}
+    with LocalMeasurer(task.target, Limits(seconds=0.02, samples=3, spread=1.0)) as measurer:
+        subject = Subject.of(task)
+        for agreement in ("near", "bar"):
+            off = replace(Generic().emit(shifted(task)), agreement=agreement)
+            made = compile_candidates([(task, honest), (task, off)], pool, ObjectCache(None, {}))
+            _, asked[agreement] = measurer.measure(subject, [c for c in made if isinstance(c, Candidate)])
+    assert isinstance(asked["near"], Timing)
+    assert isinstance(asked["bar"], Failed)
+    assert "where rounding explains" in asked["bar"].why
+
+
+def shifted(task: Task) -> Task:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return aten.add.Scalar(total(x), 1e-4)
+
+    return replace(make_task(fn, [randn(40, 48)]), output=task.output)
 
 
 def test_a_schedule_says_nothing_of_its_own() -> None:

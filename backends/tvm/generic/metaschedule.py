@@ -55,7 +55,8 @@ class MetaSchedule:
         schedule = s_tir.Schedule(tvm.IRModule({"main": written.func}))
         if choice is not None:
             apply(schedule, str(choice["trace"]))
-        return Lowered(protect(schedule.mod["main"]), written.args, written.layout, choice or {}, written.exact)
+        agreement = "exact" if written.exact else "bar"
+        return Lowered(protect(schedule.mod["main"]), written.args, written.layout, choice or {}, agreement)
 
 
 def blocks_of(task: Task) -> Blocks:

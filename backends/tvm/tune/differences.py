@@ -16,6 +16,10 @@ BOUND = {"float64": 1e-11, "float32": 4e-5, "bfloat16": 2.0**-6}
 """How far two kernels for one task may be apart, in units of the output's scale: twice what each may be off."""
 
 
+REFERENCE = "reference"
+"""The key of a task's float64 result."""
+
+
 def difference(result: np.ndarray, expected: np.ndarray, dtype: str, exact: bool = False) -> str:
     """Why `result` is not what the default computes, or nothing.
 
@@ -34,6 +38,14 @@ def difference(result: np.ndarray, expected: np.ndarray, dtype: str, exact: bool
     if error <= BOUND[dtype] * scale:
         return ""
     return f"it is {error / scale if scale else math.inf:.2g} of the output's scale away from the default"
+
+
+def beyond(result: np.ndarray, reference: np.ndarray, dtype: str, error: float) -> str:
+    """Whether a result is further from the float64 reference than `error`, where both are finite."""
+    got = from_memory(result, dtype).astype(np.float64)
+    finite = np.isfinite(got) & np.isfinite(reference)
+    worst = float(np.abs(got[finite] - reference[finite]).max(initial=0.0))
+    return "" if worst <= error else f"it is {worst:.2g} away from float64, where rounding explains {error:.2g}"
 
 
 def _unequal(same: np.ndarray) -> str:

@@ -21,8 +21,10 @@ from ..process import Child, Died, TookTooLong
 from ..target import Target
 from . import lock
 from .candidate import Candidate, Failed, Subject, Timing, arguments
+from .differences import BOUND, REFERENCE
 from .keys import cpu_model
 from .measure_process import Limits, Order, Output, Parameter, Result, command, greeting
+from .reference import Bar, bar
 
 FIRST = 60.0
 """Seconds of CPU time that each thread may take to measure a default, whose kernel may well be slow."""
@@ -66,6 +68,7 @@ class ProcessMeasurer:
         self._subject: Subject | None = None
         self._expected: np.ndarray | None = None
         self._spoiled: Failed | None = None
+        self._reference: Bar | None = None
 
     def __enter__(self) -> Self:
         """Close at the end of the block."""
@@ -102,7 +105,7 @@ class ProcessMeasurer:
     def _begin(self, subject: Subject) -> None:
         """Forget what another subject brought."""
         if subject is not self._subject:
-            self._subject, self._expected, self._spoiled = subject, None, None
+            self._subject, self._expected, self._spoiled, self._reference = subject, None, None, None
             if self._child.pid is not None:
                 self._held.clear()
                 self._child.stop() if self._ask("forget")[0] != "ok" else None
@@ -187,8 +190,20 @@ class ProcessMeasurer:
             known,
             candidate.task.target.threads,
             self.limits,
-            candidate.lowered.exact,
+            candidate.lowered.agreement == "exact",
+            self._bar(candidate),
         )
+
+    def _bar(self, candidate: Candidate) -> float | None:
+        """How far from the float64 reference, which the process then has, the candidate may be."""
+        assert self._subject is not None
+        if candidate.lowered.agreement != "bar" or candidate.task.output.dtype not in BOUND:
+            return None
+        if self._reference is None:
+            self._reference = bar(self._subject.task, self._subject.arrays)
+        if REFERENCE not in self._held:
+            self._keep(REFERENCE, self._reference.reference)
+        return self._reference.error
 
     def _keep(self, key: str, array: np.ndarray) -> None:
         self._ask("keep", key, array)

@@ -17,7 +17,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,7 +27,7 @@ from ....errors import TuningError
 from .. import threads as pools
 from ..codegen_process import end_with, open_pipes, read_frame, write_frame
 from ..plan import Layout
-from .differences import difference, junk
+from .differences import REFERENCE, beyond, difference, junk
 from .layouts import from_layout
 
 SAMPLE = 300e-6
@@ -85,7 +85,9 @@ class Order(NamedTuple):
     threads: int
     limits: Limits
     exact: bool = False
-    """Whether a result with other bits is wrong."""
+    """Whether any difference is wrong."""
+    error: float | None = None
+    """How far from float64 the result may be."""
 
 
 class Result(NamedTuple):
@@ -175,8 +177,7 @@ class Bench:
         """What is wrong with a result, or nothing."""
         if order.expected is None:
             return ""
-        logical = _logical(result, order.output)
-        return difference(logical, self._arrays[order.expected], order.output.dtype, order.exact)
+        return judged(_logical(result, order.output), order, self._arrays)
 
     def _calls(
         self, kernel: Callable[..., Any], arrays: Sequence[np.ndarray], parameters: Sequence[Parameter], out: Any
@@ -217,6 +218,15 @@ class Bench:
             arena.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
             self._arenas[huge] = arena
         return np.frombuffer(self._arenas[huge], np.uint8)
+
+
+def judged(result: np.ndarray, order: Order, arrays: Mapping[str, np.ndarray]) -> str:
+    """What is wrong with a logical result, or nothing."""
+    assert order.expected is not None
+    wrong = difference(result, arrays[order.expected], order.output.dtype, order.exact)
+    if wrong or order.error is None:
+        return wrong
+    return beyond(result, arrays[REFERENCE], order.output.dtype, order.error)
 
 
 def timing(

@@ -21,9 +21,9 @@ import numpy as np
 
 from ....errors import RpcError
 from ..codegen_process import end_with, open_pipes, read_frame
-from .differences import difference, junk
+from .differences import junk
 from .layouts import from_layout
-from .measure_process import CUT, FEW, Order, Parameter, Result, serve, spread
+from .measure_process import CUT, FEW, Order, Parameter, Result, judged, serve, spread
 
 SESSION = 30.0
 """Seconds after which a server ends a session."""
@@ -111,9 +111,7 @@ class Remote:
         out = place.put(junk(order.output.physical, order.output.memory))
         module[order.symbol](*arguments, out)
         first = from_layout(out.numpy(), order.output.logical, order.output.layout)
-        if order.expected is not None and (
-            wrong := difference(first, self._arrays[order.expected], order.output.dtype, order.exact)
-        ):
+        if order.expected is not None and (wrong := judged(first, order, self._arrays)):
             return Result(0.0, 0.0, 0, False, None, wrong)
         samples, cut = _time(module, session, order, [*arguments, out])
         if not np.array_equal(
