@@ -36,6 +36,18 @@ def read_array(path: str) -> Array:
     return array
 
 
+def read_arrays(path: str) -> dict[str, Array]:
+    """All arrays of a .npz file by name, or an error that names the file."""
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except FileNotFoundError:
+        raise OptionError(f"There is no file {path}.", "Give a .npz file that numpy.savez wrote.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OptionError(f"{path} holds no arrays: {reason}", "Write it with numpy.savez.") from error
+
+
 def write_arrays(arrays: Mapping[str, Array], where: str) -> list[str]:
     """Write to one .npz file, or as one .npy file each into a folder; returns the paths. No file is half-written."""
     if where.endswith(".npz"):

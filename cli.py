@@ -15,15 +15,19 @@ import typer
 
 from . import cli_tune
 from .cli_options import (
+    AllowFloat,
+    Calibration,
     Eval,
     File,
     Inputs,
     Json,
+    KeepFloat,
     Layout,
     Mean,
     MetaSchedule,
     Model,
     Numerics,
+    Observer,
     Precision,
     Rpc,
     Std,
@@ -34,6 +38,7 @@ from .cli_options import (
     check_writable,
     image_of,
     pairs,
+    precision_of,
 )
 from .errors import PlanishError
 
@@ -107,6 +112,10 @@ def compile(
     verify: Annotated[bool, typer.Option("--verify", help="Compare rewrites and code with the model.")] = False,
     eval_mode: Eval = False,
     precision: Precision = "float32",
+    calibration: Calibration = None,
+    observer: Observer = None,
+    keep_float: KeepFloat = None,
+    allow_float: AllowFloat = False,
     numerics: Numerics = "fast",
     mean: Mean = None,
     std: Std = None,
@@ -130,7 +139,8 @@ def compile(
         "threads": threads,
         "verify": verify,
         "numerics": numerics,
-        "precision": precision,
+        "precision": precision_of(precision, observer, keep_float, allow_float),
+        "calibration": calibration,
         "preprocess": image_of(mean, std, layout),
         "tune": tune,
         "tuning_db": tuning_db,

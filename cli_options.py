@@ -9,6 +9,7 @@ import typer
 
 from .errors import OptionError, OutputError
 from .ir.image import Image
+from .quantization import Quantization
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A file that `planish compile` wrote.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
@@ -19,7 +20,24 @@ Inputs = Annotated[
 Weights = Annotated[str | None, typer.Option(help="A safetensors file to load into the model.")]
 Eval = Annotated[bool, typer.Option("--eval", help="Call model.eval() before compiling.")]
 Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores this process may use by default.")]
-Precision = Annotated[str, typer.Option(help='"float32", or "bfloat16": weights and values in half the bytes.')]
+Precision = Annotated[
+    str, typer.Option(help='"float32", "bfloat16" (half the bytes), or "int8": integers, with --calibration.')
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA", help="Typical inputs for int8: file.npy, file.npz by names, or package.module:loader."
+    ),
+]
+Observer = Annotated[
+    str | None,
+    typer.Option(help='How ranges follow from them: "minmax", "moving_average", "percentile", "mse", "entropy".'),
+]
+KeepFloat = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LAYER", help='A layer, or a pattern ("head.*"), to keep in float; repeatable.'),
+]
+AllowFloat = Annotated[bool, typer.Option("--allow-float", help="Keep what has no integer form in float.")]
 Numerics = Annotated[str, typer.Option(help='"fast", or "strict": keep NaN and inf exactly.')]
 TuningDb = Annotated[str | None, typer.Option(metavar="PATH", help="The tuning database; your own while tuning.")]
 Rpc = Annotated[
@@ -49,6 +67,18 @@ def pairs(texts: list[str]) -> dict[str, str]:
             raise OptionError(f"--input {name} is given twice.", "Give each input once.")
         found[name] = value
     return found
+
+
+def precision_of(
+    precision: str, observer: str | None, keep_float: list[str] | None, allow_float: bool
+) -> str | Quantization:
+    """What --precision says, with the options that only int8 has."""
+    if precision == "int8":
+        return Quantization(observer or "minmax", keep_float=tuple(keep_float or ()), integer_only=not allow_float)
+    for option, given in (("--observer", observer), ("--keep-float", keep_float), ("--allow-float", allow_float)):
+        if given:
+            raise OptionError(f"{option} means nothing for {precision!r}.", "Give --precision int8 with it.")
+    return precision
 
 
 def image_of(mean: str | None, std: str | None, layout: str | None) -> Image | None:

@@ -12,14 +12,18 @@ import typer
 from typer.core import TyperGroup
 
 from .cli_options import (
+    AllowFloat,
+    Calibration,
     Eval,
     Inputs,
     Json,
+    KeepFloat,
     Layout,
     Mean,
     MetaSchedule,
     Model,
     Numerics,
+    Observer,
     Precision,
     Rpc,
     Std,
@@ -30,6 +34,7 @@ from .cli_options import (
     check_writable,
     image_of,
     pairs,
+    precision_of,
 )
 
 
@@ -61,6 +66,10 @@ def model(
     threads: Threads = None,
     eval_mode: Eval = False,
     precision: Precision = "float32",
+    calibration: Calibration = None,
+    observer: Observer = None,
+    keep_float: KeepFloat = None,
+    allow_float: AllowFloat = False,
     numerics: Numerics = "fast",
     mean: Mean = None,
     std: Std = None,
@@ -84,7 +93,8 @@ def model(
         "metaschedule": metaschedule,
         "target": target,
         "threads": threads,
-        "precision": precision,
+        "precision": precision_of(precision, observer, keep_float, allow_float),
+        "calibration": calibration,
         "numerics": numerics,
         "preprocess": image_of(mean, std, layout),
     }

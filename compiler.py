@@ -16,7 +16,7 @@ from .errors import OptionError, TrainModeError, UnsupportedOperators
 from .ir.capture import capture
 from .ir.image import Image
 from .ir.program import Program, Stage
-from .models import example_inputs, load_model
+from .models import example_inputs, load_data, load_model
 from .options import Options, Progress, check_options
 from .passes.base import Pass, Repeat, Step, flat
 from .passes.manager import run_passes
@@ -76,7 +76,8 @@ def compile_from_command(
     spec: str, inputs: Mapping[str, str], weights: str | None, eval_mode: bool, options: Mapping[str, Any]
 ) -> Compiled:
     """`planish compile`: MODEL, --input, --weights and --eval as written on the command line."""
-    checked = check_options(options)
+    data = options.get("calibration")
+    checked = check_options({**options, "calibration": None if data is None else load_data(data)})
     model = load_model(spec, weights)
     if isinstance(model, torch.nn.Module):
         if eval_mode:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .ir.report import PassReport, Site, saved
+from .ir.report import PassReport, Report, Site, saved
 
 RESPELLING = ("canonicalize_", "decompose_", "remove_", "merge_pads", "merge_views", "lift_", "mark_", "group_")
 """Passes that change how a program is written, not what its weights are: `--json` has their sites."""
@@ -16,9 +16,9 @@ RESPELLING = ("canonicalize_", "decompose_", "remove_", "merge_pads", "merge_vie
 COLUMNS = ("pass", "applied", "refused", "nodes", "parameters saved", "MFLOP saved", "error", "seconds")
 
 
-def reports(manifest: Mapping[str, Any]) -> list[PassReport]:
+def reports(manifest: Mapping[str, Any]) -> Report:
     """The reports that a manifest holds."""
-    return [PassReport.from_json(entry) for entry in manifest["report"]]
+    return Report.from_json(manifest["report"], manifest.get("fidelity"))
 
 
 def rows(report: Sequence[PassReport]) -> Iterator[tuple[str, ...]]:
@@ -30,12 +30,14 @@ def rows(report: Sequence[PassReport]) -> Iterator[tuple[str, ...]]:
 
 
 def totals(report: Sequence[PassReport]) -> Iterator[str]:
-    """A sentence on the passes that are no rows, and one on the whole pipeline."""
+    """A sentence on the passes that are no rows, one on the whole pipeline, and what integers cost."""
     if idle := sum(not (entry.applied or entry.refused) for entry in report):
         yield f"{idle} other passes found nothing to do"
     parameters, mflop, error = _figures(report)
     measured = f"; the largest error at a site is {error}" if error else ""
     yield f"saved in all: {parameters or 0} parameters, {mflop or 0} MFLOP a run{measured}"
+    if isinstance(report, Report) and report.fidelity is not None:
+        yield from report.fidelity.lines()
 
 
 def sites(report: Sequence[PassReport]) -> Iterator[tuple[str, str, list[str]]]:

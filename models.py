@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .arrays import read_array
+from .arrays import read_array, read_arrays
 from .errors import ModelError, OptionError, PlanishError
 
 DTYPES = {
@@ -48,6 +48,22 @@ def load_model(spec: str, weights: str | os.PathLike[str] | None = None) -> Any:
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def load_data(spec: str) -> Any:
+    """Calibration data: a .npy file, a .npz file by the names of inputs, or what `package.module:loader` is or returns.
+
+    Arrays may hold many batches: they are split.
+    """
+    if spec.endswith(".npy"):
+        return [torch.from_numpy(read_array(spec))]
+    if spec.endswith(".npz"):
+        return [{name: torch.from_numpy(array) for name, array in read_arrays(spec).items()}]
+    module, colon, attribute = spec.partition(":")
+    if not (colon and module and attribute):
+        raise ModelError(f"{spec!r} is no calibration data.", "Give file.npy, file.npz, or package.module:loader.")
+    found = _attribute(_import(module, spec), attribute, spec)
+    return found() if callable(found) else found
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:

@@ -16,13 +16,14 @@ from torch import Tensor, fx
 from .errors import OptionError
 from .ir.program import Program
 from .ir.report import PassReport, Site
+from .options import Progress
 from .passes.manager import count_nodes, run_passes
 from .passes.pipelines import INTEGER
 from .passes.quantize.batches import Select, batches
 from .passes.quantize.calibrate import calibrate
 from .passes.quantize.integerize import Settings, integerize
 from .passes.quantize.observers import Entropy, MeanSquare, MinMax, MovingAverage, Observer, Percentile
-from .progress import Progress, silent
+from .progress import silent
 from .quantization import Quantization
 
 

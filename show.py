@@ -168,7 +168,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         {"name": entry.name, "applied": len(entry.applied), "refused": len(entry.refused), "saved": saved([entry])}
         for entry in report
     ]
-    known = {key: manifest[key] for key in keys}
+    known = {key: manifest[key] for key in (*keys, *({"fidelity"} & manifest.keys()))}
     return {**known, "kernel_calls": len(_steps(manifest)), "passes": passes, "saved": saved(report)}
 
 

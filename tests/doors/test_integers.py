@@ -8,11 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import planish
+from planish.cli import status
 from planish.errors import InputError, NoIntegerForm, OptionError, QuantizationError
 from planish.ir.fidelity import Fidelity, Hop, LayerNoise, decibels
 
@@ -253,3 +255,44 @@ def test_torch_compile_has_no_integers() -> None:
     options = {"precision": "int8", "calibration": data()}
     with pytest.raises(OptionError, match=r"torch\.compile has no precision='int8'"):
         torch.compile(nn.ReLU(), backend="planish", options=options)(data()[0])
+
+
+LOADERS = """
+import numpy, torch
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3)).eval()
+def loader():
+    return (torch.from_numpy(x) for x in numpy.load("x.npy").reshape(4, 2, 3, 8, 8))
+held = list(loader())
+"""
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data from files and functions gives the same artifact; what int8 alone has is refused elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
+    np.save("x.npy", x)
+    np.savez("x.npz", input=x)
+    (tmp_path / "integer_net.py").write_text(LOADERS)
+    made = ["compile", "integer_net:net", "--input", "input=f32[2,3,8,8]", "-o", "net.planish"]
+    results = []
+    for source in ("x.npy", "x.npz", "integer_net:loader", "integer_net:held"):
+        assert status([*made, "--precision", "int8", "--calibration", source, "--keep-float", "2"]) == 0
+        said = capsys.readouterr().out
+        assert "integer reference → artifact" in said
+        results.append(planish.load("net.planish")(x[:2]))
+    assert all(np.array_equal(result, results[0]) for result in results)
+    assert status(["inspect", "net.planish"]) == 0
+    assert "keep_float='2' names it" in capsys.readouterr().out
+    for arguments, error in [
+        (["--precision", "int8"], "precision='int8' needs calibration data"),
+        (["--precision", "int8", "--calibration", "y.npz"], "There is no file y.npz"),
+        (["--precision", "int8", "--calibration", "integer_net.py"], "'integer_net.py' is no calibration data"),
+        (["--precision", "int8", "--calibration", "integer_net.npz"], "integer_net.npz holds no arrays"),
+        (["--keep-float", "2"], "--keep-float means nothing for 'float32'"),
+        (["--allow-float"], "--allow-float means nothing for 'float32'"),
+    ]:
+        (tmp_path / "integer_net.npz").write_text("text")
+        assert status([*made, *arguments]) == 1
+        assert error in capsys.readouterr().err

@@ -14,6 +14,7 @@ EXAMPLES = {
     "compile_offline.py": ["fold_affine_backward: 1 applied, 0 refused", "largest difference from PyTorch: "],
     "torch_compile.py": ["aten.sort.default runs in eager", "largest difference from eager: "],
     "write_a_pass.py": ["%silu: f32[1, 4] = silu(%x)", "mul_1: the value and its gate differ"],
+    "quantize.py": ["(x: uint8[1, 32, 32, 3])", "reference → artifact: no difference", "see the same class"],
     "explain_a_refusal.py": ["left norm as it is: its producer", "2 x aten.sort"],
 }
 
