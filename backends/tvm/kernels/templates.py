@@ -17,6 +17,7 @@ from .depthwise_integer import DepthwiseInteger
 from .gemm import Gemm
 from .gemm_integer import GemmInteger
 from .matmul import Matmul
+from .matmul_integer import MatmulInteger
 from .pool import Pool
 from .softmax import Softmax
 from .spatial_mean import SpatialMean
@@ -33,6 +34,7 @@ TEMPLATES: tuple[Template, ...] = (
     Gemm(),  # before Matmul, which would pack its constant weight at run time
     GemmInteger(),
     Matmul(),
+    MatmulInteger(),
     Attention(),
     Pool(),
     Softmax(),
