@@ -5,7 +5,7 @@ Everything of a row that is not of an element (reciprocals, roots, shifts) is a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,11 +62,12 @@ def build_integer_softmax(b: RegionBuilder, node: fx.Node) -> Field:
         return reciprocal(once(select(over >= wide(0), value >> down, tirx.shift_left(value, up))))
 
     inverse = b.store(b.field(total.shape, I64, mantissa))
+    last = Shift(b, total.shape, lambda i: excess.at(i) + wide(61 - bits))
+    limit = min(2**bits - 1, torch.iinfo(dtype).max)
 
     def at(index: Sequence[Expr]) -> Expr:
-        product = as_int(powers.at(index)) * inverse.at(row(index))
-        result = shifted(product, once(excess.at(row(index)) + wide(61 - bits)), (31 - bits, 95))
-        return clamped(result, 0, -(2**31), min(2**bits - 1, torch.iinfo(dtype).max), dtype)
+        share = as_int(powers.at(index)) * inverse.at(row(index))
+        return clamped(last.apply(share, row(index)), 0, -(2**31), limit, dtype)
 
     return b.field(shape, output_shape(node)[1], at)
 
@@ -93,16 +94,35 @@ def build_integer_norm(b: RegionBuilder, node: fx.Node) -> Field:
         return tirx.shift_left(result, wide(finer)) + wide(eps)
 
     root = b.store(b.field(squares.shape, I64, lambda row: inverse_root(once(spread(row)))[0]))
-    exponent = b.store(b.field(squares.shape, I64, lambda row: inverse_root(once(spread(row)))[1]))
+    places = wide(finer // 2 + fraction(count))
+    first = Shift(b, squares.shape, lambda row: inverse_root(once(spread(row)))[1] - places)
 
     def at(index: Sequence[Expr]) -> Expr:
         row = list(index[: rank - dims])
-        distance = wide(count) * as_int(source.at(index))
+        distance = tirx.const(count, "int32") * source.at(index)  # at most count times the largest span: 31 bits
         if sums is not None:
-            distance = distance - as_int(sums.at(row))
-        places = once(exponent.at(row) - wide(finer // 2 + fraction(count)))
-        unit = shifted(distance * root.at(row), places)
+            distance = distance - sums.at(row)
+        unit = first.apply(as_int(distance) * root.at(row), row)
         scaled = unit * as_int(b.operand(weight, index)) + as_int(b.operand(bias, index))
         return clamped(shifted(scaled, by), *bounds)
 
     return b.field(source.shape, output_shape(node)[1], at)
+
+
+class Shift:
+    """x · 2^-c rounded, ties up, with one c a row, computed once: what c < 1 or c > 62 would need is decided there.
+
+    Above 62 the result is 0. A c < 1 belongs to rows in which x is 0: a norm's without variance, where every distance
+    from the mean is 0, and a softmax's that is masked wholly (the sum of any other is 2^30 at least: c >= 60 - bits).
+    """
+
+    def __init__(self, b: RegionBuilder, shape: Sequence[int], shift: Callable[[Sequence[Expr]], Expr]) -> None:
+        """`shift` gives c by row."""
+        given = b.store(b.field(tuple(shape), I64, shift))
+        self.right = b.store(b.field(tuple(shape), I64, lambda i: tirx.max(tirx.min(given.at(i), wide(62)), wide(1))))
+        self.half = b.store(b.field(tuple(shape), I64, lambda i: tirx.shift_left(wide(1), self.right.at(i) - wide(1))))
+        self.kept = b.store(b.field(tuple(shape), I64, lambda i: select(given.at(i) > wide(62), wide(0), wide(-1))))
+
+    def apply(self, x: Expr, row: Sequence[Expr]) -> Expr:
+        """x shifted by its row's c."""
+        return tirx.bitwise_and((x + self.half.at(row)) >> self.right.at(row), self.kept.at(row))

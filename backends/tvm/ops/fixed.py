@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ....ir.quantized.fixed import EXP2, EXP2_FRACTION, ONE
 from ..compat import tirx
-from .integer import shifted
+from .integer import as_int, shifted
 from .lanes import PrimExpr, once
 from .math import const, select
 
@@ -17,6 +17,11 @@ def wide(value: int) -> PrimExpr:
     return const(value, "int64")
 
 
+def product(a: PrimExpr, b: PrimExpr) -> PrimExpr:
+    """a · b of two int64 that fit int32, said so that CPUs multiply halves."""
+    return as_int(as_int(a, "int32")) * as_int(as_int(b, "int32"))
+
+
 def exp2_below(t: PrimExpr) -> PrimExpr:
     """2^30 · 2^(-t / 2^24) for t >= 0, rounded; 0 from 31 on."""
     whole = once(t >> wide(EXP2_FRACTION))
@@ -24,7 +29,7 @@ def exp2_below(t: PrimExpr) -> PrimExpr:
     fraction = once(tirx.shift_left(rest, wide(30 - EXP2_FRACTION)))
     result = wide(EXP2[-1])
     for coefficient in reversed(EXP2[:-1]):
-        result = wide(coefficient) + ((result * fraction + wide(1 << 29)) >> wide(30))
+        result = wide(coefficient) + ((product(result, fraction) + wide(1 << 29)) >> wide(30))
     result = once(result)
     rounded = shifted(result, once(tirx.max(tirx.min(whole, wide(31)), wide(1))), (1, 31))
     return select(whole > wide(30), wide(0), select(whole < wide(1), result, rounded))
