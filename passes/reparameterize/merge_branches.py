@@ -203,7 +203,7 @@ class _Sum:
         assert isinstance(op, Linear)
         covers = tuple(dict.fromkeys(n for term in group for n in term.covers))
         rest = [(node, sign) for node, sign in self.terms if all(node is not term.node for term in group)]
-        written = self._write(op, source, covers, len(group) - 1)
+        written = self._write(op, source, covers)
         if isinstance(written, str):
             reasons.append(written)
             return None
@@ -212,19 +212,17 @@ class _Sum:
             expr = Call(aten.add.Tensor if sign > 0 else aten.sub.Tensor, (expr, node))
         return Replacement({self.root: expr}, covers=(*self.sums[1:], *covers))
 
-    def _write(self, op: Linear, source: fx.Node, covers: Sequence[fx.Node], adds: int) -> Emitted | str:
-        """The calls for an operator, unless they lose precision or cost more than they save."""
+    def _write(self, op: Linear, source: fx.Node, covers: Sequence[fx.Node]) -> Emitted | str:
+        """The calls for an operator, unless they lose precision.
+
+        A pad or a map beside it takes the place of a pad or an addition that was there.
+        """
         weights = [value(n.args[1]).dtype for n in covers if is_linear_op(n)]
         given = dtype_of(iter(covers), self.program)
         if weights and wider(weights[0], given) != weights[0]:
             return f"it would lose precision: {short(given)} constants do not fit a {short(weights[0])} weight"
         written = emit(op, source, self.read.space, covers or (self.root,))
-        if isinstance(written, str):
-            return f"{written} to merge the branches of {named(self.root)}"
-        saved = adds + sum(not is_linear_op(n) for n in covers)
-        if written.passes > saved:
-            return "what it takes beside the merged operator costs more than the branches"
-        return written
+        return f"{written} to merge the branches of {named(self.root)}" if isinstance(written, str) else written
 
 
 def _chain(node: fx.Node) -> Iterator[fx.Node]:
