@@ -22,6 +22,7 @@ from ...ir.names import WeightNames
 from ...ir.program import Program
 from ...ir.quantized.constants import Function
 from ...ir.types import QuantParams
+from .bias import Means
 from .forms import (
     Accumulator,
     Clamped,
@@ -55,6 +56,7 @@ class Builder:
 
     program: Program
     plan: Plan
+    means: Means = field(default_factory=dict)
     graph: fx.Graph = field(default_factory=fx.Graph)
     forms: dict[fx.Node, Form] = field(default_factory=dict)
     plain: dict[fx.Node, fx.Node] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from ...ir.interpret import run_graph
 from ...ir.program import Program
 from ...ir.scales import moves, scale_groups
 from .batches import Select, batches
+from .bias import InputMeans
 from .observers import Observer
 
 Report = Callable[[str, int, int], None]
@@ -32,8 +33,12 @@ def calibrate(
     observer: Callable[[], Observer],
     select: Select | None = None,
     report: Report | None = None,
+    means: InputMeans | None = None,
 ) -> dict[fx.Node, tuple[float, float]]:
-    """The range of each floating value by its node, the same for all of a group; weights alone are left out."""
+    """The range of each floating value by its node, the same for all of a group; weights alone are left out.
+
+    `means`, if given, sees all values, too (for `bias.corrected`).
+    """
     groups = [group for group in scale_groups(program.graph) if any(node.op != "get_attr" for node in group)]
     observers = [observer() for _ in groups]
     watched = {node: found for group, found in zip(groups, observers, strict=True) for node in group if not moves(node)}
@@ -43,27 +48,31 @@ def calibrate(
     total = len(loader) if isinstance(loader, Sized) else 0
     with torch.no_grad():
         for done, inputs in enumerate(batches(program.signature, loader, select), 1):
-            _run(program, inputs, watched)
+            _run(program, inputs, watched, means)
             if report:
                 report("calibration", done, max(total, done))
     ranges = [found.range() for found in observers]
     return {node: ends for group, ends in zip(groups, ranges, strict=True) for node in group}
 
 
-def _run(program: Program, inputs: list[Tensor], watched: dict[fx.Node, Observer]) -> None:
+def _run(program: Program, inputs: list[Tensor], watched: dict[fx.Node, Observer], means: InputMeans | None) -> None:
     """One forward pass, each value observed as soon as it is there."""
+
+    def see(node: fx.Node, value: Any) -> None:
+        if node in watched:
+            _observe(node, value, watched[node])
+        if means is not None:
+            means.add(node, value)
 
     def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert callable(node.target)
         value = node.target(*args, **kwargs)
-        if node in watched:
-            _observe(node, value, watched[node])
+        see(node, value)
         return value
 
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
     for node, value in zip(placeholders, inputs, strict=True):
-        if node in watched:
-            _observe(node, value, watched[node])
+        see(node, value)
     run_graph(program.graph, inputs, program.weights, call)
 
 

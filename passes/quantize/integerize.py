@@ -25,6 +25,7 @@ from ...errors import NoIntegerForm, QuantizationError, UnsupportedOp
 from ...ir.ops import integer_name, is_call
 from ...ir.program import Program, Stage
 from ...ir.quantized.operators import OPERATORS
+from .bias import Means
 from .builder import Builder, is_floating
 from .forms import Constant, Floating, Form
 from .plan import Codes, Plan, Ranges, layer_of
@@ -41,12 +42,14 @@ class Settings:
     """How to integerize: what may stay in float, and which values get other codes than uint8.
 
     `keep` maps names of float nodes to the reason why they stay in float; `codes` maps a node of a scale group to the
-    codes of the group for a range (`QuantParams.symmetric`, 16 bits...).
+    codes of the group for a range (`QuantParams.symmetric`, 16 bits...). `means` are of `bias.InputMeans`: biases of
+    layers whose input's mean is known are corrected.
     """
 
     integer_only: bool = True
     keep: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[fx.Node, Codes] = field(default_factory=dict)
+    means: Means = field(default_factory=dict)
 
 
 def integerize(program: Program, ranges: Ranges, settings: Settings | None = None) -> Program:
@@ -61,7 +64,9 @@ class _Integerize:
         assert OPERATORS
         _starts_from_float32(program)
         self.program, self.settings = program, settings
-        self.builder = Builder(program, Plan(program.graph, ranges, codes_by_use(program.graph, settings.codes)))
+        self.builder = Builder(
+            program, Plan(program.graph, ranges, codes_by_use(program.graph, settings.codes)), settings.means
+        )
         self.refused: list[UnsupportedOp] = []
 
     def run(self) -> Program:

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from ....ir.ops import arguments
 from ....ir.quantized.bounds import accumulator_bounds, prove_accumulators
+from ..bias import corrected
 from ..builder import Builder, constant_of
 from ..forms import Accumulator, Form, Term, one
 from ..plan import layer_of
@@ -28,9 +29,7 @@ def convolution(node: fx.Node, builder: Builder) -> Form | str:
     weight = constant_of(builder, given["weight"], "weight")
     bias = None if given["bias"] is None else constant_of(builder, given["bias"], "bias")
     codes, x = builder.bytes_of(given["input"])
-    rows = by_output(weight, groups) if transposed else weight
-    made = quantize_weight(rows, bias, x.scale, layer_of(node))
-    made = QuantizedWeight(by_input(made.weight, groups) if transposed else made.weight, made.bias, made.scales)
+    made = _quantized(node, builder, weight, bias, x.scale, groups if transposed else 0)
     prove_accumulators(*accumulator_bounds(made.weight, made.bias, x, transposed, groups), layer_of(node))
     geometry = [given[name] for name in ("stride", "padding", "dilation", "transposed", "output_padding", "groups")]
     with builder.stand_for(node):
@@ -47,7 +46,7 @@ def linear(node: fx.Node, builder: Builder) -> Form | str:
     if weight.dim() != 2:
         return f"its weight has {weight.dim()} dimensions"
     codes, x = builder.bytes_of(given["input"])
-    made = quantize_weight(weight, bias, x.scale, layer_of(node))
+    made = _quantized(node, builder, weight, bias, x.scale)
     prove_accumulators(*accumulator_bounds(made.weight, made.bias, x), layer_of(node))
     with builder.stand_for(node):
         total = builder.call(planish.linear.default, codes, *_constants(builder, given["weight"], made), x.zero)
@@ -61,6 +60,20 @@ def product(node: fx.Node, builder: Builder, a: fx.Node, b: fx.Node) -> Form:
     with builder.stand_for(node):
         total = builder.call(planish.mul.default, first, second, x.zero, y.zero)
     return Accumulator(Term(total, one(x.scale * y.scale), 0))
+
+
+def _quantized(
+    node: fx.Node, builder: Builder, weight: Tensor, bias: Tensor | None, x_scale: float, transposed: int = 0
+) -> QuantizedWeight:
+    """Codes of a layer's weight and bias, corrected where its input's mean is known; `transposed` by so many groups."""
+    rows = by_output(weight, transposed) if transposed else weight
+    made = quantize_weight(rows, bias, x_scale, layer_of(node))
+    mean = builder.means.get(node.args[0])  # type: ignore[arg-type]
+    if mean is not None:
+        error = made.values() - rows.detach().to(torch.float64)
+        error = by_input(error, transposed) if transposed else error
+        made = quantize_weight(rows, corrected(node, mean, error, bias), x_scale, layer_of(node))
+    return QuantizedWeight(by_input(made.weight, transposed) if transposed else made.weight, made.bias, made.scales)
 
 
 def _constants(builder: Builder, weight: fx.Node, made: QuantizedWeight) -> tuple[fx.Node, fx.Node | None]:
