@@ -190,8 +190,18 @@ PAIRS: tuple[tuple[Any, ...], ...] = (
     (aten.bitwise_and.Tensor, aten.bitwise_and.Scalar, aten.__and__.Tensor, aten.__and__.Scalar),
     (aten.bitwise_or.Tensor, aten.bitwise_or.Scalar, aten.__or__.Tensor, aten.__or__.Scalar),
     (aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar, aten.__xor__.Tensor, aten.__xor__.Scalar),
-    (aten.bitwise_left_shift.Tensor, aten.bitwise_left_shift.Tensor_Scalar),
-    (aten.bitwise_right_shift.Tensor, aten.bitwise_right_shift.Tensor_Scalar),
+    (
+        aten.bitwise_left_shift.Tensor,
+        aten.bitwise_left_shift.Tensor_Scalar,
+        aten.__lshift__.Tensor,
+        aten.__lshift__.Scalar,
+    ),
+    (
+        aten.bitwise_right_shift.Tensor,
+        aten.bitwise_right_shift.Tensor_Scalar,
+        aten.__rshift__.Tensor,
+        aten.__rshift__.Scalar,
+    ),
     (aten.remainder.Tensor, aten.remainder.Scalar),
     (aten.fmod.Tensor, aten.fmod.Scalar),
 )

@@ -1,10 +1,11 @@
-"""Arithmetic, comparison, logic and bits as TIR expressions of one element, with PyTorch's semantics.
+"""Arithmetic and comparison as TIR expressions of one element, with PyTorch's semantics.
 
 add(a, b, alpha) = a + alpha b;   x - x, x * 0 and x != x are what they are for infinite x and NaN
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from math import inf, nan
 
@@ -13,6 +14,7 @@ from .lanes import PrimExpr, let, once
 from .math import (
     absolute,
     const,
+    copysign,
     dtype_of,
     exp,
     isnan,
@@ -68,6 +70,11 @@ def is_zero(x: PrimExpr) -> bool:
     return isinstance(x, tirx.FloatImm) and x.value == 0
 
 
+def is_negative_zero(x: PrimExpr) -> bool:
+    """Whether it is the constant -0.0."""
+    return is_zero(x) and math.copysign(1.0, x.value) < 0
+
+
 def add(a: PrimExpr, b: PrimExpr, *, alpha: float = 1) -> PrimExpr:
     """a + alpha b."""
     return a + (b if alpha == 1 else b * const(alpha, dtype_of(b)))
@@ -94,10 +101,14 @@ def mul(a: PrimExpr, b: PrimExpr) -> PrimExpr:
 
 
 def _times_zero(x: PrimExpr, nought: PrimExpr) -> PrimExpr:
-    """x * 0: signed for finite x, else NaN."""
-    flipped = unequal(signbit(x), signbit(nought))
-    signed = select(flipped, const(-0.0, dtype_of(x)), zero(x))
-    return let(x, lambda x: select(absolute(x) < const(inf, dtype_of(x)), signed, const(nan, dtype_of(x))))
+    """x * 0: a zero with the sign of both for finite x, else NaN. (TVM takes select(c, -0.0, 0.0) for -0.0.)"""
+    dtype = dtype_of(x)
+
+    def signed(x: PrimExpr) -> PrimExpr:
+        sign = negate(x) if is_negative_zero(nought) else x
+        return select(absolute(x) < const(inf, dtype), copysign(zero(x), sign), const(nan, dtype))
+
+    return let(x, signed)
 
 
 def neg(x: PrimExpr) -> PrimExpr:
@@ -158,7 +169,9 @@ def _product(x: PrimExpr, n: int) -> PrimExpr:
 
 
 def clamp(x: PrimExpr, low: PrimExpr | None = None, high: PrimExpr | None = None) -> PrimExpr:
-    """min(max(x, low), high)."""
+    """min(max(x, low), high); NaN where a bound is NaN."""
+    if any(isinstance(bound, tirx.FloatImm) and bound.value != bound.value for bound in (low, high)):
+        return const(nan, dtype_of(x))
     if low is not None:
         x = maximum(low, x)
     return x if high is None else minimum(high, x)
@@ -241,19 +254,3 @@ def logaddexp(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     high = once(maximum(a, b))
     distance = once(select(tirx.EQ(a, b), zero(a), absolute(a - b)))
     return high + log1p(exp(zero(a) - distance))
-
-
-def logical(combine: Formula) -> Formula:
-    """and, or, xor of truth values. They are named first: TVM would negate float comparisons, losing NaN."""
-    return lambda *xs: combine(*(once(cast(x, "bool")) for x in xs))
-
-
-def xor(a: PrimExpr, b: PrimExpr) -> PrimExpr:
-    """One but not both."""
-    return unequal(a, b)
-
-
-def bits(of_bool: Formula, of_int: Formula) -> Formula:
-    """A bitwise operation, which is the logical one for bool."""
-    named = logical(of_bool)
-    return lambda *xs: named(*xs) if dtype_of(xs[0]) == "bool" else of_int(*xs)

@@ -5,10 +5,12 @@ remainder(a, b) = a - floor(a / b) b;   fmod(a, b) = a - trunc(a / b) b;   integ
 
 from __future__ import annotations
 
+from math import inf, nan
+
 from ..compat import tirx
-from .arithmetic import Formula, is_float, is_zero, unequal, zero
+from .arithmetic import Formula, is_float, is_negative_zero, is_zero, unequal, zero
 from .lanes import PrimExpr, let, once
-from .math import absolute, const, copysign, dtype_of, fmod, select
+from .math import absolute, const, copysign, dtype_of, fmod, negate, select
 
 
 def div(a: PrimExpr, b: PrimExpr, *, rounding_mode: str | None = None) -> PrimExpr:
@@ -16,18 +18,31 @@ def div(a: PrimExpr, b: PrimExpr, *, rounding_mode: str | None = None) -> PrimEx
     if rounding_mode == "floor":
         return floor_divide(a, b)
     if rounding_mode == "trunc":
-        return tirx.trunc(a / b) if is_float(a) else _safe_divide(a, b, tirx.truncdiv)
+        return tirx.trunc(div(a, b)) if is_float(a) else _safe_divide(a, b, tirx.truncdiv)
+    if is_zero(b):
+        return _over_zero(a, b)
     if is_zero(a):
-        return let(
-            b, lambda b: select(absolute(b) > zero(b), copysign(absolute(a), b), const(float("nan"), dtype_of(b)))
-        )
+        return let(b, lambda b: select(absolute(b) > zero(b), copysign(absolute(a), b), const(nan, dtype_of(b))))
     return a / b
+
+
+def _over_zero(x: PrimExpr, nought: PrimExpr) -> PrimExpr:
+    """x / 0, which TVM refuses to fold: an infinity with the sign of both, NaN for 0 and NaN."""
+    dtype = dtype_of(x)
+
+    def signed(x: PrimExpr) -> PrimExpr:
+        sign = negate(x) if is_negative_zero(nought) else x
+        return select(absolute(x) > zero(x), copysign(const(inf, dtype), sign), const(nan, dtype))
+
+    return let(x, signed)
 
 
 def floor_divide(a: PrimExpr, b: PrimExpr) -> PrimExpr:
     """floor(a / b), for floating point by way of the exact remainder."""
     if not is_float(a):
         return _safe_divide(a, b, tirx.floordiv)
+    if is_zero(b):
+        return _over_zero(a, b)
     one = const(1, dtype_of(a))
 
     def rounded(a: PrimExpr, b: PrimExpr) -> PrimExpr:

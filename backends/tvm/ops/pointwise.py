@@ -16,7 +16,7 @@ from ....ir.ops import integer_name
 from ..compat import tirx
 from . import activations as act
 from . import arithmetic as num
-from . import division, integer, math
+from . import bitwise, division, integer, math
 from .lanes import PrimExpr, once
 from .math import const
 
@@ -59,7 +59,7 @@ _TABLE: Mapping[str, Pointwise] = {
     "mul.Tensor mul.Scalar": _binary(num.mul, simple=True),
     "div.Tensor div.Scalar div.Tensor_mode div.Scalar_mode true_divide.Tensor": _binary(division.div, simple=True),
     "floor_divide.default floor_divide.Scalar": _binary(division.floor_divide),
-    "remainder.Tensor remainder.Scalar": _binary(division.remainder),
+    "remainder.Tensor remainder.Scalar remainder.Scalar_Tensor": _binary(division.remainder),
     "fmod.Tensor fmod.Scalar": _binary(division.c_remainder),
     "pow.Tensor_Tensor pow.Tensor_Scalar pow.Scalar": _binary(num.powers),
     "maximum.default": _binary(math.maximum),
@@ -82,16 +82,16 @@ _TABLE: Mapping[str, Pointwise] = {
     "le.Tensor le.Scalar": _compare(tirx.LE),
     "gt.Tensor gt.Scalar": _compare(tirx.GT),
     "ge.Tensor ge.Scalar": _compare(tirx.GE),
-    "logical_and.default": _binary(num.logical(tirx.And), "own"),
-    "logical_or.default": _binary(num.logical(tirx.Or), "own"),
-    "logical_xor.default": _binary(num.logical(num.xor), "own"),
-    "logical_not.default": Pointwise(num.logical(tirx.Not), 1, "own"),
-    "bitwise_and.Tensor bitwise_and.Scalar": _binary(num.bits(tirx.And, tirx.bitwise_and)),
-    "bitwise_or.Tensor bitwise_or.Scalar": _binary(num.bits(tirx.Or, tirx.bitwise_or)),
-    "bitwise_xor.Tensor bitwise_xor.Scalar": _binary(num.bits(num.xor, tirx.bitwise_xor)),
-    "bitwise_not.default": Pointwise(num.bits(tirx.Not, tirx.bitwise_not)),
-    "bitwise_left_shift.Tensor bitwise_left_shift.Tensor_Scalar __lshift__.Scalar": _binary(tirx.shift_left),
-    "bitwise_right_shift.Tensor bitwise_right_shift.Tensor_Scalar __rshift__.Scalar": _binary(tirx.shift_right),
+    "logical_and.default": _binary(bitwise.logical(tirx.And), "own"),
+    "logical_or.default": _binary(bitwise.logical(tirx.Or), "own"),
+    "logical_xor.default": _binary(bitwise.logical(bitwise.xor), "own"),
+    "logical_not.default": Pointwise(bitwise.logical(tirx.Not), 1, "own"),
+    "bitwise_and.Tensor bitwise_and.Scalar": _binary(bitwise.bits(tirx.And, tirx.bitwise_and)),
+    "bitwise_or.Tensor bitwise_or.Scalar": _binary(bitwise.bits(tirx.Or, tirx.bitwise_or)),
+    "bitwise_xor.Tensor bitwise_xor.Scalar": _binary(bitwise.bits(bitwise.xor, tirx.bitwise_xor)),
+    "bitwise_not.default": Pointwise(bitwise.bits(tirx.Not, tirx.bitwise_not)),
+    "bitwise_left_shift.Tensor bitwise_left_shift.Tensor_Scalar __lshift__.Scalar": _binary(bitwise.shift_left),
+    "bitwise_right_shift.Tensor bitwise_right_shift.Tensor_Scalar __rshift__.Scalar": _binary(bitwise.shift_right),
     "relu.default": Pointwise(act.relu),
     "relu6.default": Pointwise(lambda x: math.clip(x, 0, 6)),
     "gelu.default": Pointwise(act.gelu),

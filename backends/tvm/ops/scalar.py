@@ -6,12 +6,18 @@ poly(x, (a, b, c)) = a + x (b + x c);   maximum(a, NaN) = NaN
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import copysign as copysign_of
+from math import inf
 
 from ..compat import tirx
 from .lanes import PrimExpr, let
 
 F32 = "float32"
 F64 = "float64"
+LARGEST = 2.0**128 - 2.0**104
+"""The largest float32."""
+BEYOND = 2.0**128 - 2.0**103
+"""From here on float32 rounds to infinity."""
 
 
 def dtype_of(x: PrimExpr) -> str:
@@ -20,7 +26,9 @@ def dtype_of(x: PrimExpr) -> str:
 
 
 def const(value: float | bool, dtype: str) -> PrimExpr:
-    """A literal of `dtype`."""
+    """A literal of `dtype`; what float32 cannot hold is an infinity."""
+    if dtype == F32 and LARGEST < abs(value) < inf:
+        value = copysign_of(inf if abs(value) >= BEYOND else LARGEST, value)
     return tirx.const(value, dtype)
 
 
