@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from ....errors import CodegenError
 from ....ir.ops import integer_name
 from ..compat import T, tirx
 from ..epilogue import anchor_chain, physical_index
@@ -158,7 +159,13 @@ def _packed(position: int, key: str, size: int, form: Any, rest: int) -> PackedA
             held[:] = flat
         else:
             held[: flat.size] = flat
-        return np.asarray(form(held), np.int32)
+        made = form(held)
+        if np.any(made != made.astype(np.int32)):
+            raise CodegenError(
+                f"A multiplier or shift of a requantization does not fit 32 bits: {int(np.abs(made).max())}.",
+                "Make multipliers with ir/dyadic.py, which gives 31 bits, or 30 for a sum.",
+            )
+        return np.asarray(made, np.int32)
 
     return PackedArg(Packed(position, f"{key}v{size}", pack), (size,), "int32")
 

@@ -16,6 +16,7 @@ from planish.backends.tvm.kernels.requantize import read_head
 from planish.backends.tvm.kernels.window import Axis
 from planish.backends.tvm.target import parse_target
 from planish.backends.tvm.template import Refused
+from planish.errors import CodegenError
 
 CPUS = {"vnni": HOST, "int16": parse_target("haswell", 2), "bytes": parse_target("x86-64", 2)}
 PAIRS = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
@@ -130,6 +131,20 @@ def test_which_heads_are_computed_in_32_bits() -> None:
     for read_twice, bounds, expected in ((False, (33, 62), True), (False, (1, 62), False), (True, (33, 62), False)):
         made = task(read_twice, bounds)
         assert (read_head(made, made.region.anchor_node, "c16", 16) is not None) is expected
+
+
+def test_a_multiplier_that_does_not_fit_is_an_error() -> None:
+    """None of those that `ir/dyadic.py` makes."""
+    _, c = _numbers((19, 1, 1))
+
+    def fn(x: torch.Tensor, w: torch.Tensor, m: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        sums = planish.convolution.default(x, w, None, 9, *PAIRS)
+        result: torch.Tensor = planish.requantize.default(sums, m, c, 0, 3, -100, 90, S8)
+        return result
+
+    inputs = (codes(1, 4, 3, 3), codes(19, 4, 3, 3, dtype=S8), torch.full((19, 1, 1), 2**31), c)
+    with pytest.raises(CodegenError, match="does not fit 32 bits: 2147483648"):
+        _exact(fn, inputs, constants=(1, 2, 3), shifts={3: (33, 62)})
 
 
 def test_ways_to_multiply() -> None:
