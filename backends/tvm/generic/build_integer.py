@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from ..compat import tirx
+from ..kernels.dot import wrapped
 from ..kernels.emit import Expr
 from ..ops.integer import as_int, centered
 from ..ops.math import maximum
@@ -22,11 +22,6 @@ from .region import RegionBuilder, output_shape
 from .stage import Field
 
 I32 = "int32"
-
-
-def wrapped(a: Expr, b: Expr) -> Expr:
-    """a + b in 32 bits that wrap: signed sums that overflow are undefined."""
-    return tirx.Cast(I32, tirx.Cast("uint32", a) + tirx.Cast("uint32", b))
 
 
 def real(b: RegionBuilder, node: Any, zero: int = 0, dtype: str = I32) -> Field:

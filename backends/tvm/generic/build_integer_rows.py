@@ -15,12 +15,13 @@ from ....ir.ops import integer_name
 from ....ir.quantized.fixed import EXP2_FRACTION
 from ....ir.quantized.rows import FARTHEST, fraction, row_length, spare
 from ..compat import tirx
+from ..kernels.dot import wrapped
 from ..kernels.emit import Expr
 from ..ops.fixed import bit_length, exp2_below, inverse_root, reciprocal, wide
 from ..ops.integer import as_int, clamped, shifted
 from ..ops.lanes import once
 from ..ops.math import select
-from .build_integer import real, wrapped
+from .build_integer import real
 from .build_reduce import add, axes_of, over_axes
 from .region import RegionBuilder, output_shape
 from .stage import Field

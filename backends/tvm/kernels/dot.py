@@ -41,14 +41,22 @@ class Products(Protocol):
     def pack(self, weights: np.ndarray) -> np.ndarray:
         """int8 weights [..., quad, lane] as [..., *dims]."""
 
+    def parts(self, quad: Sequence[Expr]) -> list[tuple[tuple[int, ...], Expr]]:
+        """The same for four int8 of one lane in a kernel: (place before the lane, what to store there)."""
+
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """total[v] += quad · weights[place, v]; one quad for all lanes, or a vector with one for each."""
 
 
 def wrapped(a: Expr, b: Expr) -> Expr:
-    """a + b in 32 bits that wrap, scalars or vectors: signed sums that overflow are undefined to LLVM."""
-    signed = str(a.ty.dtype)
-    return tirx.Cast(signed, tirx.Cast(f"u{signed}", a) + tirx.Cast(f"u{signed}", b))
+    """a + b in 32 bits that wrap, scalars or vectors.
+
+    TVM promises LLVM that sums of 32 bits overflow neither as signed nor as unsigned numbers, and LLVM builds on it: so
+    they are written in 64 bits, of which LLVM keeps the lower half.
+    """
+    narrow = str(a.ty.dtype)
+    wide = narrow.replace("32", "64")
+    return tirx.Cast(narrow, tirx.Cast(wide, a) + tirx.Cast(wide, b))
 
 
 def words(buffer: Buffer, shape: Sequence[int]) -> Buffer:
@@ -85,6 +93,10 @@ class Vnni:
         """[..., lane, quad] as int32."""
         return np.ascontiguousarray(np.moveaxis(weights, -2, -1)).view(np.int32)[..., 0]
 
+    def parts(self, quad: Sequence[Expr]) -> list[tuple[tuple[int, ...], Expr]]:
+        """One word of four bytes."""
+        return [((), _joined([tirx.Cast("uint8", byte) for byte in quad], 8))]
+
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """One instruction."""
         lanes, every = self.lanes, tirx.Ramp(0, 1, self.lanes)
@@ -115,6 +127,11 @@ class Halves:
         """[..., even or odd, lane, two] in int16, as int32."""
         halves = weights.reshape(*weights.shape[:-2], 2, 2, weights.shape[-1]).astype(np.int16)
         return np.ascontiguousarray(np.moveaxis(halves, -3, -1)).view(np.int32)[..., 0]
+
+    def parts(self, quad: Sequence[Expr]) -> list[tuple[tuple[int, ...], Expr]]:
+        """Words of the even bytes and of the odd ones, as int16."""
+        halves = [tirx.Cast("uint16", tirx.Cast("int16", byte)) for byte in quad]
+        return [((odd,), _joined(halves[odd::2], 16)) for odd in (0, 1)]
 
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """Two products of pairs."""
@@ -147,6 +164,10 @@ class Single:
         """As they are."""
         return np.ascontiguousarray(weights)
 
+    def parts(self, quad: Sequence[Expr]) -> list[tuple[tuple[int, ...], Expr]]:
+        """As they are."""
+        return [((number,), byte) for number, byte in enumerate(quad)]
+
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """Four multiplications."""
         every = tirx.Ramp(0, 1, self.lanes)
@@ -156,6 +177,15 @@ class Single:
             held = tirx.Cast(f"int32x{self.lanes}", weights[(*place, number, every)])
             value = wrapped(value, _for_each(byte, self.lanes) * held)
         T.buffer_store(total, value, [every])
+
+
+def _joined(parts: Sequence[Expr], bits: int) -> Expr:
+    """Unsigned parts as one int32, the first lowest."""
+    whole = tirx.Cast("uint32", parts[0])
+    for number, part in enumerate(parts[1:], 1):
+        shifted = tirx.shift_left(tirx.Cast("uint32", part), tirx.const(bits * number, "uint32"))
+        whole = tirx.bitwise_or(whole, shifted)
+    return tirx.Cast("int32", whole)
 
 
 def _for_each(quad: Expr, lanes: int) -> Expr:

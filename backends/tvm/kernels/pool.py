@@ -35,7 +35,7 @@ ADAPTIVE = (aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, 
 
 @dataclass(frozen=True)
 class Pooling:
-    """A pool's geometry; `kind` is "max", "average" or "adaptive"; `divisor` 0 counts the window."""
+    """A pool's geometry; `kind` is "max", "average", "adaptive" or "sum"; `divisor` 0 counts the window."""
 
     kind: str
     batch: int
@@ -106,10 +106,10 @@ class Pool:
         """Parallel over rows, tiles of pixels within a row."""
         pool = read_pool(task)
         assert isinstance(pool, Pooling)
-        return _Kernel(task, pool, None if choice is None else int(choice["pixels"])).lower()
+        return PoolKernel(task, pool, None if choice is None else int(choice["pixels"])).lower()
 
 
-class _Kernel:
+class PoolKernel:
     """The pooling kernel of one task."""
 
     def __init__(self, task: Task, pool: Pooling, pixels: int | None = None) -> None:
@@ -117,17 +117,16 @@ class _Kernel:
         self.task, self.pool = task, pool
         self.block = task.target.block
         self.blocks = -(-pool.channels // self.block)
+        self.layout = f"c{self.block}"
         self.pixels = pixels or pixels_to_try(task, pool.axes[2].out)[0]
         self.rows = Rows.plan(pool.axes[2], self.pixels, 3 if pool.kind == "max" else 1)
 
     def lower(self) -> Lowered:
         """Emit everything."""
-        pool, layout = self.pool, f"c{self.block}"
-        operands = plan_operands(self.task, layout, [])
-        self.exact = pool.channels % self.block != 0 and reads_exact_lanes(self.task, operands)
-        anchor: Any = self.task.region.anchor_node
-        with Function(self.task, layout, operands) as f:
-            self.f, self.epilogue = f, Epilogue(f, anchor)
+        pool = self.pool
+        with self.open() as f:
+            self.f = f
+            self.ready(f)
             space = tuple(a.size for a in pool.axes)
             self.x = f.alias(f.inputs[pool.x], (pool.batch, self.blocks, *space, self.block))
             parts = [pool.batch, self.blocks, pool.axes[0].out, pool.axes[1].out]
@@ -138,13 +137,24 @@ class _Kernel:
                         self._adaptive(place, x)
                 else:
                     self.rows.row(f, lambda start, run: self._tile(place, start, run))
-        return Lowered(f.func, f.args, layout, {} if pool.kind == "adaptive" else {"pixels": self.pixels})
+        return Lowered(f.func, f.args, self.layout, {} if pool.kind == "adaptive" else {"pixels": self.pixels})
+
+    def open(self) -> Function:
+        """The function to emit into."""
+        operands = plan_operands(self.task, self.layout, [])
+        self.exact = self.pool.channels % self.block != 0 and reads_exact_lanes(self.task, operands)
+        return Function(self.task, self.layout, operands)
+
+    def ready(self, f: Function) -> None:
+        """Begin to emit."""
+        anchor: Any = self.task.region.anchor_node
+        self.epilogue = Epilogue(f, anchor)
 
     def _tile(self, place: list[Expr], start: Expr, run: Run | None) -> None:
         """Some pixels of one row and channel block."""
         f, (n, c, z, y), axes = self.f, place, self.pool.axes
         width = run.width if run else 1
-        acc = self._start(width)
+        acc = self.start(width)
         (z_low, z_high), (y_low, y_high) = axes[0].bounds(z), axes[1].bounds(y)
         with f.serial(z_high, z_low) as kd, f.serial(y_high, y_low) as kh:
 
@@ -152,7 +162,7 @@ class _Kernel:
                 for i in pixels:
                     outs, taps = (z, y, start + i), (kd, kh, kw)
                     where = [a.source(p, k) for a, p, k in zip(axes, outs, taps, strict=True)]
-                    self._tap(acc[i], [n, c, *where])
+                    self.tap(acc[i], [n, c, *where])
 
             self.rows.taps(f, start, run, each)
         taps = [None if run is None else len(run.taps[i]) for i in range(width)]
@@ -162,24 +172,25 @@ class _Kernel:
     def _adaptive(self, place: list[Expr], x: Expr) -> None:
         """One pixel whose window is a share of the image."""
         f, (n, c, z, y) = self.f, place
-        acc = self._start(1)
+        acc = self.start(1)
         bounds = [
             (f.let(tirx.floordiv(p * a.size, a.out)), f.let(tirx.floordiv((p + 1) * a.size + a.out - 1, a.out)))
             for a, p in zip(self.pool.axes, (z, y, x), strict=True)
         ]
         loops = [f.serial(high, low) for low, high in bounds]
         with loops[0] as d, loops[1] as h, loops[2] as w:
-            self._tap(acc[0], [n, c, d, h, w])
+            self.tap(acc[0], [n, c, d, h, w])
         self._finish(acc, [prod((high - low for low, high in bounds), start=1)], n, c, [z, y, x])
 
-    def _start(self, width: int) -> list[Buffer]:
+    def start(self, width: int) -> list[Buffer]:
+        """Accumulators that nothing went into."""
         acc = [self.f.vector(self.block) for _ in range(width)]
         for vector in acc:
             with self.f.lanes(self.block) as v:
                 self.f.store(vector, const(float("-inf") if self.pool.kind == "max" else 0.0), [v])
         return acc
 
-    def _tap(self, vector: Buffer, index: list[Expr]) -> None:
+    def tap(self, vector: Buffer, index: list[Expr]) -> None:
         """Take one pixel into account. A maximum that is NaN stays NaN, and a NaN pixel becomes it."""
         with self.f.lanes(self.block) as v:
             pixel = self.x[(*index, v)]
@@ -192,13 +203,13 @@ class _Kernel:
     def _divisor(self, at: list[Expr], taps: int | None) -> Expr | None:
         """How many pixels the average at pixel `at` is taken over; `taps` along the row if known."""
         pool = self.pool
-        if pool.kind == "max":
+        if not self.counted():
             return None
         if pool.divisor:
             return pool.divisor
         count: Expr = 1
         for position, (axis, p) in enumerate(zip(pool.axes, at, strict=True)):
-            if pool.include_pad:
+            if pool.kind == "average" and pool.include_pad:
                 count = count * _padded_count(axis, p)
             elif position == 2 and taps is not None:
                 count = count * taps
@@ -207,22 +218,29 @@ class _Kernel:
                 count = count * (high - low)
         return count
 
+    def counted(self) -> bool:
+        """Whether the number of a window's pixels matters."""
+        return self.pool.kind != "max"
+
     def _finish(self, acc: list[Buffer], counts: list[Expr | None], n: Expr, c: Expr, at: list[Expr]) -> None:
         """Divide, epilogue, store; where an operand ends at the last channel, its block is stored lane by lane."""
         rank = len(self.task.output.shape) - 2
 
         def write(lanes: int) -> None:
             for i, (vector, count) in enumerate(zip(acc, counts, strict=True)):
-                with self.f.lanes(lanes) as v:
-                    value = vector[v] if count is None else vector[v] / tirx.Cast("float32", count)
-                    index = [n, c * self.block + v, *[at[0], at[1], at[2] + i][3 - rank :]]
-                    self.epilogue.store(index, value)
+                self.write(vector, count, lanes, [n, c], [at[0], at[1], at[2] + i][3 - rank :])
 
         if self.exact:
             rest = self.pool.channels % self.block
             self.f.branches([(c < self.blocks - 1, lambda: write(self.block)), (True, lambda: write(rest))])
         else:
             write(self.block)
+
+    def write(self, vector: Buffer, count: Expr | None, lanes: int, lead: list[Expr], trail: list[Expr]) -> None:
+        """Divide, epilogue, store; `lead` are batch and block."""
+        with self.f.lanes(lanes) as v:
+            value = vector[v] if count is None else vector[v] / tirx.Cast("float32", count)
+            self.epilogue.store([lead[0], lead[1] * self.block + v, *trail], value)
 
 
 def _padded_count(axis: Axis, z: Expr) -> Expr:

@@ -19,7 +19,9 @@ from .gemm_integer import GemmInteger
 from .matmul import Matmul
 from .matmul_integer import MatmulInteger
 from .pool import Pool
+from .pool_integer import PoolInteger
 from .softmax import Softmax
+from .softmax_integer import SoftmaxInteger
 from .spatial_mean import SpatialMean
 from .winograd import Winograd
 
@@ -37,7 +39,9 @@ TEMPLATES: tuple[Template, ...] = (
     MatmulInteger(),
     Attention(),
     Pool(),
+    PoolInteger(),
     Softmax(),
+    SoftmaxInteger(),
     SpatialMean(),
     Concat(),
     Generic(),
