@@ -107,6 +107,13 @@ def executable_object(executable: Any, target: Any) -> bytes:
         return path.read_bytes()
 
 
+def virtual_machine(module: Any, device: Any) -> Any:
+    """The virtual machine of a loaded library, here or over RPC."""
+    from tvm.runtime.vm import VirtualMachine
+
+    return VirtualMachine(module, device)
+
+
 def meta_schedule() -> Any:
     """TVM's MetaSchedule, which few need."""
     from tvm.s_tir import meta_schedule as module

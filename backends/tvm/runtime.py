@@ -106,6 +106,11 @@ class Compiled:
         return self._loaded
 
     @property
+    def artifact(self) -> Artifact:
+        """What `save` writes."""
+        return self._artifact
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """Versions, target, signature, call table, report: the artifact's own description."""
         return self._artifact.manifest

@@ -14,19 +14,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from little_search import PLENTY, little_search
 from tune.test_measure import QUICK, aborting, compiled, kernel, product, scaled, sum_instead
 
 import planish
+from planish.backends.tvm.compat import rpc as rpc_client
+from planish.backends.tvm.compat import virtual_machine
 from planish.backends.tvm.target import parse_target
 from planish.backends.tvm.tune import rpc
 from planish.backends.tvm.tune.candidate import Failed, Subject, Timing
+from planish.backends.tvm.tune.confirm import LEAST
 from planish.backends.tvm.tune.keys import cpu_model
 from planish.backends.tvm.tune.rpc import RemoteMeasurer, examine, parse_address
+from planish.backends.tvm.tune.rpc_network import place, whole_of
 from planish.backends.tvm.tune.rpc_process import Address, Device
-from planish.backends.tvm.worker import Pool
+from planish.backends.tvm.worker import Pool, shared_pool
 from planish.errors import OptionError, RpcError
 
 HOST = "127.0.0.1"
@@ -130,10 +135,52 @@ def test_a_network_is_tuned_for_the_device_and_what_was_found_is_used_again(devi
         tuned = planish.compile(net, (x,), tune=PLENTY, **options)
     with torch.no_grad():
         assert torch.allclose(tuned(x), net(x), atol=1e-4)
-    assert tuned.manifest["tuning"]["tried"] >= 2
+    told = tuned.manifest["tuning"]
+    assert told["tried"] >= 2
+    assert told["kept"] + told["put_back"] <= 1
+    assert (told["untuned_ms"] is not None) == bool(told["kept"] or told["put_back"])  # the network ran over there
     again = planish.compile(net, (x,), **options)
     assert again.manifest["tuning"]["known"] == 1
     assert again.manifest["calls"]["kernels"].keys() == tuned.manifest["calls"]["kernels"].keys()
+
+
+def two_layers() -> tuple[Any, torch.Tensor]:
+    """A network with weights that are derived, and values that an arena holds."""
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(64, 8, 1))
+    return body.eval(), torch.randn(1, 64, 28, 28)
+
+
+def test_networks_run_on_the_device(device: str, pool: Pool) -> None:
+    net, x = two_layers()
+    made = planish.compile(net, (x,), threads=2)
+    whole = whole_of(made)
+    kinds = {"derived" if v.symbol else "array" if v.array is not None else "memory" for v in whole.values}
+    assert kinds == {"derived", "array", "memory"}
+    with RemoteMeasurer(device, parse_target("native", 2), pool) as measurer:
+        pairs = measurer.compare(whole, whole, 0.0)
+        assert len(pairs) == LEAST
+        assert all(1e-7 < seconds < 10 for pair in pairs for seconds in pair)
+        with pytest.raises(RpcError, match="measures kernels, but does not run the network"):
+            measurer.compare(whole, whole._replace(library=b"no library"), 0.0)
+
+
+def test_what_a_network_computes_elsewhere_is_what_it_computes_here(device: str) -> None:
+    """Over there each value has memory of its own, and weights are derived by the code that came along."""
+    net, x = two_layers()
+    made = planish.compile(net, (x,), threads=2)
+    address = parse_address(device)
+    examine(device, parse_target("native", 2), shared_pool())  # waits for a server that is free
+    session = rpc_client().connect_tracker(address.host, address.port).request(address.key, session_timeout=60)
+    whole = whole_of(made)
+    session.upload(bytearray(whole.library), "net.so")
+    module, cpu = session.load_module("net.so"), session.cpu()
+    machine = virtual_machine(module, cpu)
+    machine.set_input("main", *(place(value, module, cpu) for value in whole.values))
+    machine.invoke_stateful("main")
+    (result,) = machine.get_outputs("main")
+    ((here, _, _),) = made._run(made.seeded_arguments())
+    np.testing.assert_array_equal(result.numpy(), np.from_dlpack(here))
 
 
 def test_a_candidate_that_crashes_the_server_fails_alone_if_the_server_is_started_again(

@@ -41,7 +41,7 @@ Quiet = Callable[[], AbstractContextManager[object]]
 def losers(untuned: Network, tuned: Network, keys: Sequence[str], quiet: Quiet, left: float = inf) -> list[str]:
     """Tasks among `keys` that are not faster in the tuned network; `left` are the seconds that may be spent."""
     with quiet():
-        pairs = list(_alternate(untuned.by_task, tuned.by_task, left))
+        pairs = list(alternate(untuned.by_task, tuned.by_task, left))
     return [key for key in keys if _gain([(before[key], after[key]) for before, after in pairs]) <= 0]
 
 
@@ -49,7 +49,11 @@ def compare(untuned: Network, tuned: Network, quiet: Quiet, left: float = inf) -
     """Median seconds of a run of both; the second is the larger exactly if the tuned one is not faster."""
     with quiet():
         untuned.run(), tuned.run()
-        pairs = list(_alternate(untuned.run, tuned.run, left))
+        return medians(list(alternate(untuned.run, tuned.run, left)))
+
+
+def medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Seconds of both; the second is the larger exactly if its network is not faster."""
     before = statistics.median(before for before, _ in pairs)
     return before, before * (1 - _gain(pairs))
 
@@ -59,7 +63,7 @@ def _gain(pairs: Sequence[tuple[float, float]]) -> float:
     return statistics.median(1 - after / before for before, after in pairs)
 
 
-def _alternate(first: Callable[[], T], second: Callable[[], T], left: float) -> Iterator[tuple[T, T]]:
+def alternate(first: Callable[[], T], second: Callable[[], T], left: float) -> Iterator[tuple[T, T]]:
     """Results of both, the one that goes first changing."""
     began = time.monotonic()
     for number in range(MOST):

@@ -22,6 +22,7 @@ from ..worker import Job, Pool
 from .keys import cpu_model
 from .measure import ProcessMeasurer
 from .measure_process import Limits, command, greeting
+from .rpc_network import Whole
 from .rpc_process import CHUNK, CHUNKS, PROBE, SESSION, Address, Device, last_line
 
 WAIT = 20.0
@@ -66,6 +67,22 @@ class RemoteMeasurer(ProcessMeasurer):
         self._probe = probe_library(target, pool)
         self._wait = wait
         self._start()
+
+    def compare(self, first: Whole, second: Whole, seconds: float) -> list[tuple[float, float]]:
+        """Seconds of runs of two networks on the device, in alternation; raises RpcError."""
+        self._start()
+        try:
+            status, value = self._child.ask(("compare", first, second, seconds), seconds + 4 * SESSION + self._wait)
+        except (Died, TookTooLong) as error:
+            status, value = "failed", ("crash", str(error))
+        if status == "refused":
+            raise value
+        if status == "failed":
+            raise RpcError(
+                f"The network does not run on the device {self._address}: {last_line(value[1])}",
+                "Look at the server's output; start it again if it is gone.",
+            )
+        return list(value)
 
     def _welcome(self) -> None:
         self.machine = _examine(self._child, self._address, self.target, self._probe, self._wait).model

@@ -24,6 +24,7 @@ from ..codegen_process import end_with, open_pipes, read_frame
 from .differences import junk
 from .layouts import from_layout
 from .measure_process import CUT, FEW, Order, Parameter, Result, judged, serve, spread
+from .rpc_network import Whole, compare
 
 SESSION = 30.0
 """Seconds after which a server ends a session."""
@@ -121,14 +122,27 @@ class Remote:
         logical = None if order.expected is not None else first
         return Result(float(np.median(samples)), spread(samples), len(samples), cut, logical, "")
 
-    def _session(self) -> Any:
-        """A new session with a free server."""
+    def compare(self, first: Whole, second: Whole, seconds: float) -> list[tuple[float, float]]:
+        """Seconds of runs of two networks, in alternation."""
+        _wait_for_server(self._address, self._wait)
+        session = self._session(seconds + 2 * SESSION)
+        try:
+            return compare(session, first, second, seconds)
+        except Exception as error:
+            raise RpcError(
+                f"The server with key {self._address.key!r} measures kernels, but does not run the network: "
+                f"{last_line(error)}",
+                "Look for memory on the device. What was found is in the database: compile with rpc, without tune.",
+            ) from None
+
+    def _session(self, seconds: float = SESSION) -> Any:
+        """A new session with a free server, which ends it after some seconds."""
         from ..compat import rpc
 
         address = self._address
         try:
             tracker = rpc().connect_tracker(address.host, address.port)
-            return tracker.request(address.key, session_timeout=SESSION, max_retry=1)
+            return tracker.request(address.key, session_timeout=seconds, max_retry=1)
         except Exception as error:
             raise RpcError(
                 f"The tracker at {address.host}:{address.port} knows a server with key {address.key!r}, but that "
