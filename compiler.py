@@ -172,7 +172,7 @@ def examiner(captured: Program, quantized: Quantized) -> Examine:
     """Measures the fidelity of compiled code on the first calibration batch."""
     from .fidelity import Fidelities
 
-    stages = Fidelities(captured, quantized.prepared, quantized.integer, quantized.batch)
+    stages = Fidelities(captured, quantized.prepared, quantized.integer, quantized.batch, quantized.means)
     return lambda compiled: stages.of(compiled.run_flat if compiled.runs_here else None)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from .ir.fidelity import Fidelity, Hop
 from .ir.interpret import eager
 from .ir.program import Program
+from .passes.quantize.bias import Means
 from .passes.quantize.simulate import simulate
 
 STAGES = ("eager", "rewritten", "fake-quantized", "integer reference", "artifact")
@@ -23,9 +24,16 @@ STAGES = ("eager", "rewritten", "fake-quantized", "integer reference", "artifact
 class Fidelities:
     """The stages of one model for one batch; the artifact comes last, perhaps several times."""
 
-    def __init__(self, captured: Program, prepared: Program, integer: Program, inputs: Sequence[Tensor]) -> None:
-        """Run everything that needs no compiled code."""
-        simulated = simulate(prepared, integer, inputs)
+    def __init__(
+        self,
+        captured: Program,
+        prepared: Program,
+        integer: Program,
+        inputs: Sequence[Tensor],
+        means: Means | None = None,
+    ) -> None:
+        """Run everything that needs no compiled code; `means` are those that biases were corrected with."""
+        simulated = simulate(prepared, integer, inputs, means)
         self._inputs = list(inputs)
         self._results = [eager(captured, inputs), simulated.exact, simulated.fake, simulated.integer]
         self._layers = simulated.layers

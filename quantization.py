@@ -23,7 +23,7 @@ class Quantization:
     typical batch; `momentum`), "percentile" (all but the outermost values; `kept` is the fraction that stays), "mse"
     (the least square error) or "entropy" (the least information lost). `keep_float` are names of layers, or patterns
     as in "head.*", that stay in float. With `integer_only` an operator that has no integer form is an error; without,
-    it stays in float.
+    it stays in float. With `correct_bias` what rounded weights add to the mean of a channel is taken off its bias.
     """
 
     observer: str = "minmax"
@@ -31,6 +31,7 @@ class Quantization:
     kept: float = 0.9999
     keep_float: tuple[str, ...] = ()
     integer_only: bool = True
+    correct_bias: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values of a wrong kind; lists of patterns become tuples."""
@@ -42,11 +43,9 @@ class Quantization:
             raise OptionError(f"Quantization: momentum={self.momentum!r} does not average.", "Give 0 or more, below 1.")
         if not _number(self.kept) or not 0 < self.kept <= 1:
             raise OptionError(f"Quantization: kept={self.kept!r} is no fraction.", "Give one such as 0.9999.")
-        if not isinstance(self.integer_only, bool):
-            raise OptionError(
-                f"Quantization: integer_only={self.integer_only!r} is neither True nor False.",
-                "Give False to keep what has no integer form in float.",
-            )
+        for name, value in (("integer_only", self.integer_only), ("correct_bias", self.correct_bias)):
+            if not isinstance(value, bool):
+                raise OptionError(f"Quantization: {name}={value!r} is neither True nor False.", "Give one of them.")
         object.__setattr__(self, "keep_float", _patterns(self.keep_float))
 
     def to_json(self) -> dict[str, Any]:
@@ -57,6 +56,7 @@ class Quantization:
             **settings.get(self.observer, {}),
             "keep_float": list(self.keep_float),
             "integer_only": self.integer_only,
+            "correct_bias": self.correct_bias,
         }
 
 

@@ -20,6 +20,7 @@ from .options import Progress
 from .passes.manager import count_nodes, run_passes
 from .passes.pipelines import INTEGER
 from .passes.quantize.batches import Select, batches
+from .passes.quantize.bias import InputMeans, Means
 from .passes.quantize.calibrate import calibrate
 from .passes.quantize.integerize import Settings, integerize
 from .passes.quantize.observers import Entropy, MeanSquare, MinMax, MovingAverage, Observer, Percentile
@@ -29,10 +30,14 @@ from .quantization import Quantization
 
 @dataclass(frozen=True)
 class Quantized:
-    """A model before and after: the float program that was calibrated, and the integer program; `batch` is data."""
+    """A model before and after: the float program that was calibrated, and the integer program.
+
+    `means` are those that biases were corrected with, `batch` is the first of the data.
+    """
 
     prepared: Program
     integer: Program
+    means: Means
     batch: Sequence[Tensor]
 
 
@@ -47,10 +52,12 @@ def quantize(
     prepared = run_passes(program, INTEGER)
     keep = kept_in_float(prepared, how.keep_float)
     seen = _FirstBatch(loader)
-    ranges = calibrate(prepared, seen, observer_of(how), select, report)
-    integer = integerize(prepared, ranges, Settings(how.integer_only, keep))
+    means = InputMeans(prepared)
+    ranges = calibrate(prepared, seen, observer_of(how), select, report, means if how.correct_bias else None)
+    integer = integerize(prepared, ranges, Settings(how.integer_only, keep, means=means.means()))
     batch = next(batches(prepared.signature, [seen.first], select))
-    return Quantized(prepared, integer.evolve(report=(*integer.report, _ledger(prepared, integer))), batch)
+    integer = integer.evolve(report=(*integer.report, _ledger(prepared, integer)))
+    return Quantized(prepared, integer, means.means(), batch)
 
 
 class _FirstBatch:

@@ -52,6 +52,10 @@ class LayerNoise:
         """Its layers, or the node's name."""
         return ", ".join(self.layers) or self.node
 
+    def __str__(self) -> str:
+        """Print as `layer1.conv (convolution_3)`: a layer may have several values."""
+        return f"{', '.join(self.layers)} ({self.node})" if self.layers else self.node
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -70,7 +74,7 @@ class Fidelity:
         for hop in (*self.hops, self.total):
             yield str(hop)
         for layer in self.worst(count):
-            yield f"{layer.name}: {show(layer.own)} of its own, {show(layer.carried)} with all before it"
+            yield f"{layer}: {show(layer.own)} of its own, {show(layer.carried)} with all before it"
 
     def __str__(self) -> str:
         """The hops, then the worst layers."""

@@ -22,6 +22,7 @@ from ...ir.ops import arguments, is_call
 from ...ir.program import Program
 from ...ir.scales import moves
 from ...ir.types import QuantParams
+from .bias import Means, corrected
 from .weights import quantize_weight
 
 aten = torch.ops.aten
@@ -46,8 +47,11 @@ class _Value:
     own: Any
 
 
-def simulate(program: Program, integer: Program, inputs: Sequence[Tensor]) -> Simulated:
-    """Run the float program that `integer` was made of, its simulation, and `integer` itself."""
+def simulate(program: Program, integer: Program, inputs: Sequence[Tensor], means: Means | None = None) -> Simulated:
+    """Run the float program that `integer` was made of, its simulation, and `integer` itself.
+
+    `means` are those that biases were corrected with.
+    """
     codes, results = _codes(integer, inputs)
     noise: list[LayerNoise] = []
 
@@ -66,13 +70,17 @@ def simulate(program: Program, integer: Program, inputs: Sequence[Tensor]) -> Si
 
     def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert callable(node.target)
-        parts = (_part((args, kwargs), which) for which in ("exact", "fake", "own"))
+        bias = biases.get(node)
+        rounded = args if bias is None else (*args[:2], bias, *args[3:])
+        given = {"exact": args, "fake": rounded, "own": rounded}
+        parts = (_part((given[which], kwargs), which) for which in given)
         return seen(node, _Value(*(node.target(*own_args, **own_kwargs) for own_args, own_kwargs in parts)))
 
     with torch.no_grad():
         holders = [node for node in program.graph.nodes if node.op == "placeholder"]
         given = [seen(node, _Value(x, x, x)) for node, x in zip(holders, inputs, strict=True)]
-        outputs = run_graph(program.graph, given, _weights(program, integer, codes), call)
+        weights, biases = _fakes(program, integer, codes, means)
+        outputs = run_graph(program.graph, given, weights, call)
     exact, fake = (tuple(_part(outputs, which)) for which in ("exact", "fake"))
     return Simulated(exact, fake, results, tuple(noise))
 
@@ -97,9 +105,12 @@ def _codes(integer: Program, inputs: Sequence[Tensor]) -> tuple[dict[str, tuple[
         return codes, run_graph(integer.graph, inputs, integer.weights, call)
 
 
-def _weights(program: Program, integer: Program, codes: dict[str, tuple[Tensor, QuantParams]]) -> dict[str, Any]:
-    """Each constant, with that of its codes in the simulation where a layer reads it as integers."""
+def _fakes(
+    program: Program, integer: Program, codes: dict[str, tuple[Tensor, QuantParams]], means: Means | None
+) -> tuple[dict[str, Any], dict[fx.Node, Tensor]]:
+    """Each constant, as its codes stand for it where a layer reads it as integers; and biases that were corrected."""
     weights: dict[str, Any] = {name: _Value(tensor, tensor, tensor) for name, tensor in program.weights.items()}
+    biases: dict[fx.Node, Tensor] = {}
     quantized = {name.rpartition(".codes")[0] for name in integer.weights}
     for node in program.graph.nodes:
         if not is_call(node, aten.convolution.default, aten.linear.default):
@@ -110,9 +121,12 @@ def _weights(program: Program, integer: Program, codes: dict[str, tuple[Tensor, 
             tensor = program.weights[name]
             bias = program.weights.get(str(given[2].target)) if given[2] is not None else None
             scale = codes[source][1].scale if source in codes else 1.0  # bytes of an image are codes of scale 1
-            fake = _fake_weight(node, tensor, bias, scale).to(tensor.dtype)
-            weights[name] = _Value(tensor, fake, fake)
-    return weights
+            fake = _fake_weight(node, tensor, bias, scale)
+            weights[name] = _Value(tensor, fake.to(tensor.dtype), fake.to(tensor.dtype))
+            if means and given[0] in means:
+                made = corrected(node, means[given[0]], fake - tensor.to(torch.float64), bias)
+                biases[node] = made.to(tensor.dtype)
+    return weights, biases
 
 
 def _fake_weight(node: fx.Node, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -123,13 +137,8 @@ def _fake_weight(node: fx.Node, weight: Tensor, bias: Tensor | None, scale: floa
     groups = int(given["groups"])
     split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:]).transpose(1, 2)
     rows = split.reshape(groups * weight.shape[1], -1)
-    return (
-        quantize_weight(rows, bias, scale, node.name)
-        .values()
-        .reshape(split.shape)
-        .transpose(1, 2)
-        .reshape(weight.shape)
-    )
+    values = quantize_weight(rows, bias, scale, node.name).values()
+    return values.reshape(split.shape).transpose(1, 2).reshape(weight.shape)
 
 
 def _fake(values: Tensor, params: QuantParams) -> Tensor:

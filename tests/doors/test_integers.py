@@ -49,7 +49,7 @@ def test_a_model_in_integers(compiled: planish.Compiled) -> None:
     assert noise(make(), compiled, data(6)[5]) > 30
     assert compiled.manifest["options"]["precision"] == "int8"
     assert compiled.manifest["options"]["quantization"] == {
-        "observer": "minmax", "keep_float": [], "integer_only": True,
+        "observer": "minmax", "keep_float": [], "integer_only": True, "correct_bias": True,
     }  # fmt: skip
     (ledger,) = (entry for entry in compiled.report if entry.name == "integerize")
     assert {layer for site in ledger.applied for layer in site.layers} == {"0", "1", "2", "3", "4", "5", "6"}
@@ -87,7 +87,7 @@ def test_the_worst_layer_is_named() -> None:
     worst, second = fidelity.worst(2)
     assert worst.name == "3"
     assert worst.own < 10 < 30 < second.own
-    assert f"3: {worst.own:.1f} dB of its own" in str(fidelity)
+    assert f"3 ({worst.node}): {worst.own:.1f} dB of its own" in str(fidelity)
 
 
 def test_hops_and_layers_survive_json() -> None:
@@ -102,7 +102,7 @@ def test_hops_and_layers_survive_json() -> None:
         "a → b: 20.0 dB, at most 0.1",
         "b → c: no difference, at most 0",
         "a → c: 20.0 dB, at most 0.1",
-        "conv, bn: -400.0 dB of its own, 3.0 dB with all before it",
+        "conv, bn (y): -400.0 dB of its own, 3.0 dB with all before it",
         "x: no difference of its own, 12.0 dB with all before it",
     ]
 
@@ -243,6 +243,7 @@ def test_options_that_do_not_fit(given: dict[str, Any], said: str) -> None:
         ({"keep_float": 3}, "keep_float=3 holds what is no name"),
         ({"keep_float": ["head", ""]}, "holds what is no name"),
         ({"integer_only": 1}, "integer_only=1 is neither True nor False"),
+        ({"correct_bias": None}, "correct_bias=None is neither True nor False"),
     ],
 )
 def test_quantizations_that_are_none(given: dict[str, Any], said: str) -> None:

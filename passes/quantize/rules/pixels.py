@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from ....ir.ops import arguments
 from ....ir.quantized.bounds import accumulator_bounds, prove_accumulators
 from ....ir.types import QuantParams
+from ..bias import corrected
 from ..builder import Builder, constant_of
 from ..forms import Accumulator, Constant, Form, Pixels, Term
 from ..plan import layer_of
@@ -86,6 +87,9 @@ def convolution(node: fx.Node, builder: Builder) -> Form | None:
         return None
     bias = None if given["bias"] is None else constant_of(builder, given["bias"], "bias")
     made = quantize_weight(weight * scale, bias, 1.0, layer_of(node))
+    mean = builder.means.get(given["input"])
+    if mean is not None:
+        bias = corrected(node, mean, made.values() / scale - weight, bias)
     codes, extra, planes = _with_padding(made, zero, any(given["padding"]))
     offset = extra if bias is None else bias.detach().to(torch.float64) / made.scales + extra
     offsets = (offset + 0.5).floor().to(torch.int32)
