@@ -66,7 +66,7 @@ def read_matmul(task: Task) -> MatMul | Refused:
         return Refused(f"a vector operand ({len(p)}-d times {len(q)}-d)")
     if anchor.target is aten.linear.default:
         return _linear(left, right, p, out)
-    return _transposed(anchor, p, q, out) if out[-1] < 4 < out[-2] else _straight(anchor, p, q, out)
+    return _transposed(anchor, p, q, out) if out[-1] < 4 < out[-2] else straight(anchor, p, q, out)
 
 
 def _linear(left: fx.Node, right: fx.Node, p: tuple[int, ...], out: tuple[int, ...]) -> MatMul:
@@ -79,7 +79,7 @@ def _linear(left: fx.Node, right: fx.Node, p: tuple[int, ...], out: tuple[int, .
     )  # fmt: skip
 
 
-def _straight(anchor: fx.Node, p: tuple[int, ...], q: tuple[int, ...], out: tuple[int, ...]) -> MatMul:
+def straight(anchor: fx.Node, p: tuple[int, ...], q: tuple[int, ...], out: tuple[int, ...]) -> MatMul:
     """Rows of the left operand; where the right one is the same for all products, their rows are joined."""
     joined = prod(q[:-2]) == 1
     left: Any = anchor.args[0]

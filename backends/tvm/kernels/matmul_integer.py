@@ -1,0 +1,241 @@
+"""Products of two activations in codes, batched and broadcast: uint8 times symmetric int8, sums in int32, exact.
+
+    y[b, m, n] = epilogue(sum over k: p[b, m, k] q[b, k, n]  -  p_zero · sum over k: q[b, k, n])
+
+As the float kernel: a task packs some columns of `q` into its own scratch, here in quads of k (`dot.py`), and runs all
+rows, or its share of them, past. What the zero point takes away is summed there, too, by a row of ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from torch import fx
+
+from ....ir.ops import integer_name
+from ..compat import tirx
+from ..epilogue import Epilogue, plan_operands, wants_plain
+from ..plan import PLAIN
+from ..template import Choice, Lowered, Refused, Task, Wants, distinct
+from ..views import memory_strides, shape_of
+from .dot import QUAD, products, words
+from .emit import Buffer, Expr, Function, const
+from .gemm import views_to_placeholder
+from .matmul import MatMul, straight
+from .pairs import offset_of, place_of, side_by_side
+from .requantize import read_head
+from .rows import Rows
+from .tiles import Product, Tile, choose, tiles_to_try
+from .window import Axis, Run
+
+ONES = 0x01010101
+"""Four ones."""
+
+
+def read_integer_matmul(task: Task) -> MatMul | Refused:
+    """Geometry of the region's product of codes, or why this template cannot take it."""
+    anchor = task.region.anchor_node
+    if anchor is None or integer_name(anchor) != "matmul":
+        return Refused("not a product of codes")
+    operands: Any = anchor.args[:2]
+    if not all(views_to_placeholder(task, a) for a in operands):
+        return Refused("an operand is computed inside the region")
+    dtypes = [str(a.meta["val"].dtype).removeprefix("torch.") for a in operands]
+    if dtypes != ["uint8", "int8"]:
+        return Refused(f"codes of {', '.join(dtypes)}")
+    p, q = (shape_of(a) for a in operands)
+    if len(p) < 2 or len(q) < 2:
+        return Refused(f"a vector operand ({len(p)}-d times {len(q)}-d)")
+    return straight(anchor, p, q, shape_of(anchor))
+
+
+class MatmulInteger:
+    """The template: matmul of two activations in codes."""
+
+    name = "matmul_integer"
+
+    def wants(self, task: Task) -> Wants | Refused:
+        """Everything PLAIN."""
+        product = read_integer_matmul(task)
+        return product if isinstance(product, Refused) else wants_plain(task)
+
+    def space(self, task: Task) -> Sequence[Choice]:
+        """Register tiles, and how many tasks share the rows of one chunk of columns."""
+        product = read_integer_matmul(task)
+        assert isinstance(product, MatMul)
+        shape = _shape_of(product, task)
+        default = _Kernel(task, product, choose(shape, task.target, task.target.block))
+        tiles = tiles_to_try(shape, task.target, default.tile)
+        shares = (default.shares, 1, 2, 4)
+        return distinct(_Kernel(task, product, tile, n).choice for tile in tiles for n in shares)
+
+    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
+        """Choose the tile, then write the kernel."""
+        product = read_integer_matmul(task)
+        assert isinstance(product, MatMul)
+        if choice is None:
+            return _Kernel(task, product, choose(_shape_of(product, task), task.target, task.target.block)).lower()
+        return _Kernel(task, product, Tile.parse(choice["tile"], task.target.block), int(choice["shares"])).lower()
+
+
+def _shape_of(product: MatMul, task: Task) -> Product:
+    blocks = -(-product.columns // task.target.block)
+    return Product(prod(product.rows), blocks, -(-product.inner // QUAD), prod(product.batch))
+
+
+class _Kernel:
+    """The batched product of one task, for one tile; `shares` that are not given are chosen."""
+
+    def __init__(self, task: Task, product: MatMul, tile: Tile, shares: int | None = None) -> None:
+        self.task, self.product, self.tile = task, product, tile
+        self.products = products(task.target, tile.block)
+        self.chunks = -(-product.columns // tile.block) // tile.blocks
+        self.steps = -(-product.inner // QUAD)
+        rows = prod(product.rows)
+        self.rows = Rows.plan(Axis(rows, rows), tile.rows, tile.blocks)
+        if shares is None:
+            shares = -(-2 * task.target.threads // (prod(product.batch) * self.chunks))
+        self.share = -(-self.rows.count // max(1, min(self.rows.count, shares)))
+        self.shares = -(-self.rows.count // self.share)
+        self.rest = product.columns % tile.block
+        self.quads_lie = not product.inner % QUAD and side_by_side(task, product.left, QUAD)
+        anchor: Any = task.region.anchor_node
+        self.anchor: fx.Node = anchor
+        self.zero = int(anchor.args[2])
+        self.head = read_head(task, anchor, PLAIN, tile.block)
+
+    @property
+    def choice(self) -> Choice:
+        """What was chosen."""
+        return {"tile": self.tile.name, "shares": self.shares}
+
+    def lower(self) -> Lowered:
+        """Emit everything."""
+        head, product, tile = self.head, self.product, self.tile
+        weights = head.pack(self.chunks * tile.columns) if head else []
+        with Function(self.task, PLAIN, plan_operands(self.task, PLAIN, head.taken if head else []), weights) as f:
+            self.f, self.epilogue = f, Epilogue(f, head.node if head else self.anchor)
+            if self.quads_lie:
+                position, _ = place_of(self.task, product.left, [0] * len(shape_of(product.left)))
+                self.quads = words(f.inputs[position], (prod(self.task.inputs[position].shape) // QUAD,))
+            batch = prod(product.batch)
+            with f.parallel(batch * self.chunks * self.shares) as task:
+                b, chunk, share = f.unravel(task, [batch, self.chunks, self.shares])
+                index = f.unravel(b, product.batch)
+                self._packed(index, chunk)
+                with f.serial(self.share) as t:
+                    number = f.let(share * self.share + t)
+
+                    def body() -> None:
+                        self.rows.tile(f, number, lambda start, run: self._tile(index, chunk, start, run))
+
+                    if self.rows.count % self.share:
+                        f.when(number < self.rows.count, body)
+                    else:
+                        body()
+        return Lowered(f.func, f.args, PLAIN, self.choice)
+
+    def _on_last(self, chunk: Expr, body: Callable[[bool], None]) -> None:
+        """Two versions of `body` where the last column block is narrower."""
+        if self.rest:
+            self.f.branches([(chunk < self.chunks - 1, lambda: body(False)), (True, lambda: body(True))])
+        else:
+            body(False)
+
+    def _width(self, block: int, last: bool) -> int:
+        return self.rest if last and block == self.tile.blocks - 1 else self.tile.block
+
+    def _packed(self, batch: Sequence[Expr], chunk: Expr) -> None:
+        """This chunk's columns as [quad, block, *products], and what each column's sums start from."""
+        f, tile = self.f, self.tile
+        self.held = f.scratch((self.steps, tile.blocks, *self.products.dims), self.products.dtype)
+        self._on_last(chunk, lambda last: self._pack(batch, chunk, last))
+        if not self.zero:
+            return
+        self.starts = f.scratch((tile.blocks, tile.block), "int32")
+        for b in range(tile.blocks):
+            total = f.vector(tile.block, "int32")
+            with f.lanes(tile.block) as v:
+                f.store(total, const(0, "int32"), [v])
+            with f.serial(self.steps) as k:
+                self.products.add(total, tirx.const(ONES, "int32"), self.held, (k, b))
+            with f.lanes(tile.block) as v:
+                taken = tirx.Cast("int64", total[v]) * tirx.const(-self.zero, "int64")  # as `dot.wrapped`
+                f.store(self.starts, tirx.Cast("int32", taken), [b, v])
+
+    def _pack(self, batch: Sequence[Expr], chunk: Expr, last: bool) -> None:
+        """In the order in which the columns lie in memory; zeros past the last k."""
+        f, product = self.f, self.product
+        along = memory_strides(product.right)[product.packed_axis] == 1
+        whole, rest = divmod(product.inner, QUAD)
+        for b in range(self.tile.blocks):
+            first, width = chunk * self.tile.columns + b * self.tile.block, self._width(b, last)
+            if along:
+                with f.serial(whole) as k, f.lanes(width) as v:
+                    self._quad(batch, k, QUAD, first, b, v)
+            else:
+                with f.serial(width) as v, f.serial(whole) as k:
+                    self._quad(batch, k, QUAD, first, b, v)
+            if rest:
+                with (f.lanes if along else f.serial)(width) as v:
+                    self._quad(batch, whole, rest, first, b, v)
+
+    def _quad(self, batch: Sequence[Expr], k: Expr, kept: int, first: Expr, b: int, v: Expr) -> None:
+        """Four neighbours along k of one column."""
+        right, index = self.product.right, self.product.right_index
+        four = [self.epilogue.at(right, index(batch, QUAD * k + j, first + v)) for j in range(kept)]
+        four += [tirx.const(0, "int8")] * (QUAD - kept)
+        for place, value in self.products.parts(four):
+            self.f.store(self.held, value, [k, b, *place, v])
+
+    def _tile(self, batch: Sequence[Expr], chunk: Expr, start: Expr, run: Run | None) -> None:
+        """Accumulate one tile and store it."""
+        assert run is not None
+        f, product, tile = self.f, self.product, self.tile
+        sums = [[f.vector(tile.block, "int32") for _ in range(tile.blocks)] for _ in range(run.width)]
+        places = [f.unravel(f.let(start + i, prod(product.rows)), product.rows) for i in range(run.width)]
+        for row in sums:
+            for b, vector in enumerate(row):
+                with f.lanes(tile.block) as v:
+                    f.store(vector, self.starts[b, v] if self.zero else const(0, "int32"), [v])
+        with f.serial(product.inner // QUAD) as k:
+            self._step(sums, batch, places, k)
+        if product.inner % QUAD:
+            self._step(sums, batch, places, self.steps - 1)
+        self._on_last(chunk, lambda last: self._store(sums, batch, chunk, places, last))
+
+    def _step(self, sums: list[list[Buffer]], batch: Sequence[Expr], places: list[list[Expr]], k: Expr) -> None:
+        """One quad of every row."""
+        for row, place in zip(sums, places, strict=True):
+            quad = self._left(batch, place, k)
+            for b, vector in enumerate(row):
+                self.products.add(vector, quad, self.held, (k, b))
+
+    def _left(self, batch: Sequence[Expr], place: list[Expr], k: Expr) -> Expr:
+        """p[QUAD · k] and what follows it; past the end, where columns are zero, nothing is read."""
+        left, index = self.product.left, self.product.left_index
+        if self.quads_lie:
+            offset: Any = offset_of(self.task, left, index(batch, place, QUAD * k))
+            return self.quads[self.f.simplify(tirx.floordiv(offset, QUAD))]
+        kept = min(QUAD, self.product.inner - QUAD * k) if isinstance(k, int) else QUAD
+        each = [tirx.Cast("uint32", self.epilogue.at(left, index(batch, place, QUAD * k + j))) for j in range(kept)]
+        whole = each[0]
+        for j, byte in enumerate(each[1:], 1):
+            whole = tirx.bitwise_or(whole, tirx.shift_left(byte, tirx.const(8 * j, "uint32")))
+        return self.f.let(tirx.reinterpret("int32", whole))
+
+    def _store(
+        self, sums: list[list[Buffer]], batch: Sequence[Expr], chunk: Expr, places: list[list[Expr]], last: bool
+    ) -> None:
+        """Epilogue and store."""
+        f, tile = self.f, self.tile
+        for row, place in zip(sums, places, strict=True):
+            for b, vector in enumerate(row):
+                column = chunk * tile.columns + b * tile.block
+                if self.head is not None:
+                    self.head.apply(f, vector, tile.block, column, self.product.out_index(batch, place, column), 0)
+                with f.lanes(self._width(b, last)) as v:
+                    value = vector[v] if self.head is None else self.head.value(vector, v)
+                    self.epilogue.store(self.product.out_index(batch, place, column + v), value)
