@@ -32,6 +32,7 @@ from .functional import NO_STATE, refuse_unreadable
 from .ops import OPS
 from .optable import COMPOSITE
 from .origins import dotted_path, error_source, root_name
+from .picks import index_by_tensors
 from .program import Program
 from .quiet import quiet
 from .signature import Parameter
@@ -163,7 +164,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         with quiet():
             args, kwargs = pytree.tree_map_only(torch.Tensor, _own_object, (args, kwargs))
             with DataIsDetach():
-                exported = torch.export.export(_trackable(model), args, kwargs)
+                exported = index_by_tensors(torch.export.export(_trackable(model), args, kwargs))
             return _settle(exported.run_decompositions({}))
     except PlanishError:
         raise
@@ -189,7 +190,7 @@ def _decompose(exported: ExportedProgram) -> ExportedProgram:
     """Make an ExportedProgram functional."""
     try:
         with quiet():
-            return _settle(exported.run_decompositions({}))
+            return _settle(index_by_tensors(exported.run_decompositions({})))
     except Exception as error:
         raise _capture_error(error) from error
 

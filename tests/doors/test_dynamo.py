@@ -558,6 +558,18 @@ def test_threads_share_a_compiled_model(options: dict[str, Any]) -> None:
     assert not wrong
 
 
+def test_an_index_that_is_data_is_compiled(options: dict[str, Any], lines: list[str]) -> None:
+    class Pick(nn.Module):
+        def forward(self, x: Tensor, i: Tensor) -> Tensor:
+            return x[i] * 2 + x[:3, i]
+
+    fast, x = torch.compile(Pick(), backend="planish", options=options), torch.randn(5, 3)
+    with torch.no_grad():
+        for i in (2, 0, -1):
+            assert torch.equal(fast(x, torch.tensor(i)), x[i] * 2 + x[:3, i])
+    assert not lines
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

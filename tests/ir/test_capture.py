@@ -748,3 +748,18 @@ def test_ops_that_raise_errors_as_they_run_stay_whole() -> None:
     program = capture(Inverse().eval(), (torch.randn(4, 4),))
     x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(program(x), Inverse()(x))
+
+
+class Pick(nn.Module):
+    def forward(self, x: torch.Tensor, i: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x[i], x[:, i] + 1, x[1:, :, i]
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_an_index_that_is_data_selects(exported: bool) -> None:
+    x, i = torch.randn(3, 4, 5), torch.tensor(2)
+    program = capture(torch.export.export(Pick(), (x, i))) if exported else checked(Pick(), x, i)
+    assert ops(program).count("index.Tensor") == 3
+    last = torch.tensor(-1)
+    for got, want in zip(program(x, last), Pick()(x, last), strict=True):
+        assert torch.equal(got, want)
