@@ -56,7 +56,7 @@ def test_random_programs(seed: int) -> None:
 @pytest.mark.bars
 @pytest.mark.parametrize("seed", BARS)
 def test_many_random_programs(seed: int) -> None:
-    check_bits(*random_integers(seed, steps=14))
+    check_bits(*random_integers(seed))
 
 
 def test_the_programs_are_what_they_claim() -> None:
