@@ -62,14 +62,14 @@ def read_integer_conv(task: Task) -> Conv | Refused:
     anchor = task.region.anchor_node
     if anchor is None or integer_name(anchor) != "convolution":
         return Refused("not a convolution of codes")
-    x, w, bias, x_zero, *geometry = anchor.args
-    conv = _read(task, (x, w, bias, *geometry), False)
+    args: tuple[Any, ...] = anchor.args
+    conv = _read(task, (*args[:3], *args[4:]), False)
     if isinstance(conv, Refused):
         return conv
     dtypes = [task.inputs[p].dtype for p in (conv.x, conv.w, conv.bias) if p is not None]
     if dtypes[:2] != ["uint8", "int8"] or dtypes[2:] not in ([], ["int32"]):
         return Refused(f"codes of {', '.join(dtypes)}")
-    return replace(conv, x_zero=x_zero)
+    return replace(conv, x_zero=args[3])
 
 
 def _read(task: Task, args: tuple[Any, ...], transposed: bool) -> Conv | Refused:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -141,14 +142,10 @@ class DirectKernel:
 
     def _row(self, place: Place, tile: Expr) -> None:
         """One task of the parallel loop: a row, or one tile of it."""
-
-        def body(start: Expr, run: Run | None) -> None:
-            self._tile(place, start, run)
-
         if self.by_tile:
-            self.rows.tile(self.f, tile, body)
+            self.rows.tile(self.f, tile, partial(self._tile, place))
         else:
-            self.rows.row(self.f, body)
+            self.rows.row(self.f, partial(self._tile, place))
 
     def _few_rows(self) -> bool:
         """Whether whole rows are too few to share them evenly among threads."""
