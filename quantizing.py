@@ -24,6 +24,7 @@ from .passes.quantize.bias import InputMeans, Means
 from .passes.quantize.calibrate import calibrate
 from .passes.quantize.integerize import Settings, integerize
 from .passes.quantize.observers import Entropy, MeanSquare, MinMax, MovingAverage, Observer, Percentile
+from .passes.quantize.plan import Plan, Ranges
 from .progress import silent
 from .quantization import Quantization
 
@@ -54,6 +55,8 @@ def quantize(
     seen = _FirstBatch(loader)
     means = InputMeans(prepared)
     ranges = calibrate(prepared, seen, observer_of(how), select, report, means if how.correct_bias else None)
+    if not how.integer_only:
+        keep = {**_without_range(prepared, ranges), **keep}
     integer = integerize(prepared, ranges, Settings(how.integer_only, keep, means=means.means()))
     batch = next(batches(prepared.signature, [seen.first], select))
     integer = integer.evolve(report=(*integer.report, _ledger(prepared, integer)))
@@ -76,6 +79,20 @@ class _FirstBatch:
             if not number:
                 self.first = item
             yield item
+
+
+def _without_range(program: Program, ranges: Ranges) -> dict[str, str]:
+    """Values that were 0 throughout calibration, and what reads them: codes tell nothing of these."""
+    plan = Plan(program.graph, ranges, {})
+    found = [node for node in ranges if plan.range(node) == (0.0, 0.0)]
+    named = {node.name: "its range in calibration is zero" for node in found if node.op == "call_function"}
+    readers = {
+        reader.name: f"the range of its input {node.name} in calibration is zero"
+        for node in found
+        for reader in node.users
+        if reader.op == "call_function"
+    }
+    return {**readers, **named}
 
 
 def observer_of(how: Quantization) -> Callable[[], Observer]:

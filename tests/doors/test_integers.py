@@ -193,6 +193,32 @@ def test_a_loader_that_is_used_up() -> None:
         planish.compile(nn.ReLU().eval(), (data()[0],), precision="int8", calibration=used)
 
 
+class Dead(nn.Module):
+    """A branch whose values never leave 0, and with them their range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return self.second((-y.abs() - 1).relu()) + self.second(y)
+
+
+def test_a_range_of_zero() -> None:
+    torch.manual_seed(0)
+    model = Dead().eval()
+    with pytest.raises(QuantizationError, match="relu: A calibrated range is zero"):
+        planish.compile(model, (data()[0],), precision="int8", calibration=data())
+    how = planish.Quantization(integer_only=False)
+    made = planish.compile(model, (data()[0],), precision=how, calibration=data(), verify=True)
+    (ledger,) = (entry for entry in made.report if entry.name == "integerize")
+    reasons = {site.reason for site in ledger.refused}
+    assert reasons == {"its range in calibration is zero", "the range of its input relu in calibration is zero"}
+    assert {layer for site in ledger.refused for layer in site.layers} == {"second"}
+    assert noise(model, made, data()[1]) > 30
+
+
 @pytest.mark.parametrize("all_of_it", [False, True])
 def test_channels_of_zeros(all_of_it: bool) -> None:
     """A pruned channel, or a layer whose weights vanished and left its bias."""
