@@ -44,6 +44,7 @@ from .normalize.remove_dropout import RemoveDropout
 from .normalize.remove_duplicates import RemoveDuplicates
 from .normalize.remove_identities import RemoveIdentities
 from .norms.carry_affine_over_sum import CarryAffineOverSum
+from .norms.carry_scale_over_product import CarryScaleOverProduct
 from .norms.center_stream import CenterStream
 from .precision.lower_to_bfloat16 import LowerToBfloat16
 from .quantize.decompose_attention import DecomposeAttention
@@ -99,6 +100,7 @@ FOLD: tuple[Pass, ...] = (
     FoldAffineBackward(),  # norms behind a sum have one producer now
     FoldAffineForward(),  # what no producer could take
     CarryAffineOverSum(),  # what stands between two sums of a residual stream, and so could go neither way
+    CarryScaleOverProduct(),  # gains that stand behind a gate, and so could go neither way
     CenterStream(),  # after layer scales and norm weights have gone into the writers and readers of streams
     LowerBatchNorm(),  # what nothing could take becomes a mul and an add, for some kernel's epilogue
     MergeViews(),  # views that had an affine between them are neighbours now

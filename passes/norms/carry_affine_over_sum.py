@@ -95,13 +95,13 @@ def carry(node: fx.Node, program: Program) -> Replacement | Refused | None:
     reason = blocked(node, source, map_) or way.push(node, source, map_)
     if not way.sums:
         return None  # nothing to carry it over: `fold_affine_forward` says why it stays
-    reason = reason or _out_of_range(map_, value(node).dtype)
+    reason = reason or out_of_range(map_, value(node).dtype)
     if reason:
         return Refused(reason, node)
     return Replacement(way.values, covers=(*ops, *way.covers))
 
 
-def _out_of_range(map_: Affine, dtype: torch.dtype) -> str | None:
+def out_of_range(map_: Affine, dtype: torch.dtype) -> str | None:
     """Return why a scale may not become the unit of a stream."""
     size = map_.scale.abs()
     limit = 2.0 ** RANGE.get(dtype, 24)

@@ -202,7 +202,7 @@ class NormFree(nn.Module):
 
     def __init__(self, conv: Build, gain: float) -> None:
         super().__init__()
-        self.convs, self.gain = nn.ModuleList(conv() for _ in range(2)), gain
+        self.convs, self.gain, self.gate = nn.ModuleList(conv() for _ in range(2)), gain, Excited(4)
         self.skip = nn.Parameter(torch.tensor(0.7)) if gain != 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -211,6 +211,7 @@ class NormFree(nn.Module):
         for conv in self.convs:
             y = F.relu(y) * self.gain
             y = conv(y)
+        y = self.gate(y)
         return x + y if self.skip is None else x + (2.0 * y).mul_(self.skip) * 0.2
 
 
