@@ -122,6 +122,21 @@ def test_affines_between_go_with_them() -> None:
     assert op_names(after) == ["linear"]
 
 
+@pytest.mark.parametrize(
+    ("ceil", "size", "left"),
+    [("false", 2, ["convolution"]), ("true", 3, ["convolution", "avg_pool1d", "convolution"])],
+)
+def test_a_pool_goes_with_them_unless_it_rounds_its_size_up(ceil: str, size: int, left: list[str]) -> None:
+    text = f"""program(%x: f64[1, 2, 5]) normalized {{
+      @a: f64[2, 2, 1]
+      %v: f64[1, 2, 5] = convolution(%x, @a, none, [1], [0], [1], false, [0], 1)
+      %p: f64[1, 2, {size}] = avg_pool1d(%v, [2], [2], [0], {ceil}, true)
+      %y: f64[1, 2, {size}] = convolution(%p, @a, none, [1], [0], [1], false, [0], 1)
+      return %y
+    }}"""
+    assert op_names(rewritten(MERGE, text)[0]) == left
+
+
 def test_weights_computed_from_inputs_stay() -> None:
     text = """program(%x: f64[3, 4], %w: f64[4, 4]) normalized {
       @a: f64[4, 4]
