@@ -40,7 +40,7 @@ After:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -66,8 +66,8 @@ from .affine import (
 from .fold_affine_backward import blocked
 from .linear_ops import before, channel_axis, is_linear_op, named, reading
 from .lower_batch_norm import normal_form
-from .positive import MAXIMA, RAMPS, through_positive
-from .views import average, through_reshape
+from .positive import RAMPS, through_positive
+from .through import STEPS
 
 aten = torch.ops.aten
 
@@ -245,61 +245,6 @@ def _steps(map_: Affine) -> int:
     """Ops of its normal form."""
     return int(bool((map_.scale != 1).any())) + int(bool(map_.shift.any()))
 
-
-def _permute(node: fx.Node, map_: Affine) -> Affine:
-    dims: Any = node.args[1]
-    return map_ if map_.axis is None else map_.on_axis(dims.index(map_.axis))
-
-
-def _reshape(node: fx.Node, map_: Affine) -> Affine | None:
-    source: Any = node.args[0]
-    return through_reshape(map_, value(source).shape, value(node).shape)
-
-
-def _expand(node: fx.Node, map_: Affine) -> Affine:
-    source: Any = node.args[0]
-    return map_ if map_.axis is None else map_.on_axis(map_.axis + value(node).dim() - value(source).dim())
-
-
-def _slice(node: fx.Node, map_: Affine) -> Affine:
-    if map_.axis != node.args[1]:
-        return map_
-    picked: Any = slice(*node.args[2:5])
-    return affine(map_.axis, map_.scale[picked], map_.shift[picked], map_.dtype)
-
-
-def _mean(node: fx.Node, map_: Affine) -> Affine | None:
-    source: Any = node.args[0]
-    dims: Any = node.args[1]
-    keep: Any = node.args[2]
-    rank = value(source).dim()
-    gone = {d % rank for d in dims} if dims else set(range(rank))
-    if map_.axis is None:
-        return map_
-    if map_.axis in gone:
-        return None
-    return map_ if keep else map_.on_axis(map_.axis - sum(d < map_.axis for d in gone))
-
-
-def _adaptive_average(node: fx.Node, map_: Affine) -> Affine | None:
-    source: Any = node.args[0]
-    spatial = len(node.args[1])  # type: ignore[arg-type]
-    return map_ if map_.axis is None or map_.axis < value(source).dim() - spatial else None
-
-
-STEPS: dict[Any, Callable[[fx.Node, Affine], Affine | None]] = {
-    aten.permute.default: _permute,
-    aten.reshape.default: _reshape,
-    aten.expand.default: _expand,
-    aten.slice.Tensor: _slice,
-    aten.mean.dim: _mean,
-    aten.avg_pool1d.default: average,
-    aten.avg_pool2d.default: average,
-    aten.avg_pool3d.default: average,
-    aten.adaptive_avg_pool1d.default: _adaptive_average,
-    aten.adaptive_avg_pool2d.default: _adaptive_average,
-    **dict.fromkeys((*RAMPS, *MAXIMA), through_positive),
-}
 
 NORMS: dict[Any, tuple[int, int]] = {
     aten.layer_norm.default: (-1, 2),
