@@ -48,6 +48,7 @@ from .norms.carry_scale_over_product import CarryScaleOverProduct
 from .norms.center_stream import CenterStream
 from .precision.lower_to_bfloat16 import LowerToBfloat16
 from .quantize.decompose_attention import DecomposeAttention
+from .quantize.move_attention_biases import MoveAttentionBiases
 from .quantize.recognize_norms import RecognizeNorms
 from .quantize.split_projections import SplitProjections
 from .reparameterize.merge_branches import MergeBranches
@@ -124,6 +125,7 @@ INTEGER: tuple[Pass, ...] = (
     SplitProjections(),  # before attention goes: queries, keys and values are told apart by what reads them
     DecomposeAttention(),  # products and a softmax, which integers have
     MergeViews(),  # what is left of the views behind a layer that was split
+    MoveAttentionBiases(),  # reads products, softmax and the views between them
 )
 """OPTIMIZED → OPTIMIZED in operators that have integer forms: what calibration for `precision="int8"` looks at."""
 

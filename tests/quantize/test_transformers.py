@@ -18,17 +18,13 @@ from planish.ir.capture import capture
 from planish.ir.program import Program
 from planish.ir.text import parse_program
 from planish.passes.manager import run_passes
-from planish.passes.normalize.merge_views import MergeViews
-from planish.passes.pipelines import pipeline
+from planish.passes.pipelines import INTEGER, pipeline
 from planish.passes.quantize.calibrate import calibrate
-from planish.passes.quantize.decompose_attention import DecomposeAttention
 from planish.passes.quantize.integerize import Settings, integerize
 from planish.passes.quantize.observers import MinMax
 from planish.passes.quantize.rules.attention import bits_of_shares, codes_of_shares
-from planish.passes.quantize.split_projections import SplitProjections
 
 U8, S8, S16 = torch.uint8, torch.int8, torch.int16
-PREPARE = (DecomposeAttention(), SplitProjections(), MergeViews())
 
 
 def randoms(*shape: int, seed: int = 0) -> Tensor:
@@ -203,7 +199,7 @@ def test_whole_networks(name: str) -> None:
     """Weights and activations of 8 bits, 20 roundings in a row; inputs that calibration has not seen."""
     make, inputs = NETWORKS[name]
     model = seeded(make)
-    program = run_passes(capture(model, inputs(0)), (*pipeline("exact"), *PREPARE))
+    program = run_passes(capture(model, inputs(0)), (*pipeline("exact"), *INTEGER))
     made = integerize(program, calibrate(program, [inputs(seed) for seed in range(4)], MinMax))
     only_integers(made)
     assert S16 in dtypes(called(made, "add"))
