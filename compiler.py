@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from .passes.base import Pass, Repeat, Step, flat
 from .passes.manager import run_passes
 from .passes.pipelines import BFLOAT16, EXACT, GROUP
 from .passes.pipelines import pipeline as named_pipeline
-from .passes.preprocess.take_images import model_inputs, take_images, to_pixels
+from .passes.preprocess.take_images import image_item, model_inputs, take_images, to_pixels
 from .progress import showing, silent
 from .quantization import Quantization
 
@@ -165,7 +166,13 @@ def _quantized(program: Program, options: Options, progress: Progress) -> Quanti
         return None
     from .quantizing import quantize
 
-    return quantize(program, options.precision, options.calibration, options.select, progress)
+    return quantize(program, options.precision, options.calibration, partial(_selected, options), progress)
+
+
+def _selected(options: Options, item: Any) -> Any:
+    """A calibration item without labels, and as images where these are taken."""
+    chosen = item if options.select is None else options.select(item)
+    return chosen if options.preprocess is None else image_item(chosen, options.preprocess)
 
 
 def examiner(captured: Program, quantized: Quantized) -> Examine:

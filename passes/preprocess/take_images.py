@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
-from ...errors import OptionError
+from ...errors import InputError, OptionError
 from ...ir.fake import Fakes
 from ...ir.image import Image
 from ...ir.names import WeightNames
@@ -109,6 +109,28 @@ def to_pixels(values: Tensor, image: Image) -> Tensor:
     factor, term = _columns(image, values.shape[1])
     pixels = ((values.to(torch.float64) - term) / factor).round().clamp(0, 255).to(torch.uint8)
     return (pixels.permute(0, 2, 3, 1) if image.layout == "NHWC" else pixels).contiguous()
+
+
+def image_item(item: Any, image: Image) -> Any:
+    """A loader's item as images, where it holds what the model itself takes: pixels, normalized.
+
+    Raises InputError for floats that no pixels give, such as unnormalized ones.
+    """
+
+    def pixels(tensor: Tensor) -> Tensor:
+        fits = tensor.is_floating_point() and tensor.dim() == 4 and image.channels in (1, tensor.shape[1])
+        if not fits:
+            return tensor
+        made = to_pixels(tensor, image)
+        step = max(abs(factor) for factor in image.affine(tensor.shape[1])[0])
+        if not bool(((from_pixels(made, image, torch.float64) - tensor).abs() <= 0.05 * step).all()):
+            raise InputError(
+                "Calibration data holds floats that are no normalized pixels of preprocess.",
+                "Give uint8 images, or what this preprocessing makes of such.",
+            )
+        return made
+
+    return tree_map_only(Tensor, pixels, item)
 
 
 def _columns(image: Image, channels: int) -> tuple[Tensor, Tensor]:

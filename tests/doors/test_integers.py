@@ -234,7 +234,15 @@ def test_images() -> None:
     image = planish.Image((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     pixels = [torch.randint(0, 256, (2, 9, 11, 3), dtype=torch.uint8) for _ in range(4)]
     made = planish.compile(make(), (pixels[0],), precision="int8", calibration=pixels, preprocess=image, verify=True)
-    x = ((pixels[1] / 255 - torch.tensor(image.means)) / torch.tensor(image.stds)).permute(0, 3, 1, 2)
+    floats = [((p / 255 - torch.tensor(image.means)) / torch.tensor(image.stds)).permute(0, 3, 1, 2) for p in pixels]
+    given = {"precision": "int8", "preprocess": image}
+    again = planish.compile(
+        make(), floats[0], calibration=[(x, 1) for x in floats], select=lambda item: item[0], **given
+    )
+    assert torch.equal(again(pixels[1]), made(pixels[1]))  # data may be what the model itself takes
+    with pytest.raises(InputError, match="floats that are no normalized pixels"):
+        planish.compile(make(), floats[0], calibration=data(), **given)
+    x = floats[1]
     with torch.no_grad():
         want = make()(x).double()
     assert decibels(float(want.square().sum()), float((made(pixels[1]) - want).square().sum())) > 30
