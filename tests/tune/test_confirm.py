@@ -110,6 +110,7 @@ def test_a_winner_is_used(database: Database) -> None:
     assert len(build.built) == 1
     assert (summary.kept, summary.put_back) == (2, 0)  # type: ignore[attr-defined]
     assert (summary.untuned_ms, summary.tuned_ms) == (4000.0, 2000.0)  # type: ignore[attr-defined]
+    assert summary.metaschedule is None  # type: ignore[attr-defined]  # nobody asked for it
 
 
 def test_a_winner_that_is_not_faster_within_is_put_back_here_and_in_the_database(database: Database) -> None:

@@ -24,6 +24,7 @@ from planish.backends.tvm.generic.metaschedule import MetaSchedule
 from planish.backends.tvm.generic.template import Generic
 from planish.backends.tvm.objects import ObjectCache
 from planish.backends.tvm.template import Lowered, Refused, Task
+from planish.backends.tvm.tune import evolution
 from planish.backends.tvm.tune.candidate import Candidate, Failed, Subject, Timing, compile_candidates
 from planish.backends.tvm.tune.database import Database, Record
 from planish.backends.tvm.tune.differences import beyond, difference
@@ -148,8 +149,11 @@ def test_proposals_are_kernels_that_a_trace_makes_again() -> None:
     """The trace is all that a database keeps; every schedule of a maximum has the bits of the loops."""
     task = large()
     x = randn(1, 24, 30, 31)
+    before = np.random.get_state()[1].tolist()  # type: ignore[index]
     options = Evolution(task).propose(BATCH, {})
     assert 1 < len(options) == len({option.name for option in options})
+    assert options == Evolution(task).propose(BATCH, {})
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index]
     for option in options[:3]:
         first, second = (option.template.emit(task, json.loads(option.name[1])) for _ in range(2))
         assert structural_equal(first.func, second.func)
@@ -172,14 +176,25 @@ def bins_of_large(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_batch_follows_when_all_of_it_was_tried() -> None:
-    evolution, times = Evolution(large(bins_of_large)), {}
+    search, times = Evolution(large(bins_of_large)), {}
     for _ in range(2):
-        batch = evolution.propose(3, times)
-        assert evolution.propose(3, times) == batch
+        batch = search.propose(3, times)
+        assert search.propose(3, times) == batch
         times |= dict.fromkeys((option.name for option in batch), 1.0)
-    whole_batch = evolution.propose(100, times)
+    whole_batch = search.propose(100, times)
     times |= dict.fromkeys((option.name for option in whole_batch), None)
-    assert not times.keys() & {option.name for option in evolution.propose(100, times)}
+    assert not times.keys() & {option.name for option in search.propose(100, times)}
+
+
+def test_a_defect_of_tvm_ends_proposals_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*_: Any) -> Any:
+        raise RuntimeError("Traceback: ...\nInternalError: Check failed: odd")
+
+    monkeypatch.setattr(evolution, "tune_context", defect)
+    broken = Evolution(large())
+    assert broken.propose(3, {}) == []
+    assert broken.failed == "InternalError: Check failed: odd"
+    assert broken.propose(3, {}) == []
 
 
 def trace_of(steps: Sequence[Any]) -> dict[str, str]:
@@ -316,13 +331,3 @@ def test_a_known_schedule_is_used_at_any_thread_count_with_the_same_bits(searche
     for a, b in zip(model(image()), one(image()), strict=True):
         assert torch.equal(a, b)
     assert "trace=#" in str(model.profile(image(), runs=1))
-
-
-def test_tuning_without_the_request_asks_nobody(searched: tuple[Path, Any]) -> None:
-    path, _ = searched
-    with little_search(2):
-        model = planish.compile(
-            Frame().eval(), image(), tune=PLENTY, tuning_db=path.with_name("other.sqlite"), threads=2
-        )
-    assert model.manifest["tuning"]["metaschedule"] is None
-    assert all(k["template"] != "metaschedule" for k in model.manifest["calls"]["kernels"].values())

@@ -8,8 +8,11 @@ are measured like all others: in the measuring process, compared with the defaul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..compat import meta_schedule, s_tir, tune_context, tvm
 from ..generic.metaschedule import NAME, MetaSchedule, apply, blocks_of, trace_text
@@ -44,9 +47,21 @@ class Evolution:
         self._context: Any = None
         self._database: Any = None
         self._proposed = 0
+        self.failed = ""
+        """What TVM said when it could not go on."""
 
     def propose(self, count: int, times: Mapping[Name, float | None]) -> list[Option]:
-        """At most `count` untried options; none if the search has ended."""
+        """At most `count` untried options; none if the search has ended, or failed: others go on."""
+        if self.failed:
+            return []
+        try:
+            with _own_numbers():
+                return self._propose(count, times)
+        except Exception as error:  # TVM has an error class for each of its defects
+            self.failed = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            return []
+
+    def _propose(self, count: int, times: Mapping[Name, float | None]) -> list[Option]:
         if self._context is None:
             self._begin(times)
         waiting = [option for option, _ in self._batch if option.name not in times]
@@ -71,7 +86,7 @@ class Evolution:
         space, strategy = _space(ms, self._task.target.lanes), _strategy(ms)
         self._context = tune_context(self._module, self._target, space, strategy, 1 + len(known))
         designs = self._context.generate_design_space()
-        self._context.pre_tuning(MOST * BATCH, BATCH, designs, self._database, ms.cost_model.RandomModel())
+        self._context.pre_tuning(MOST * BATCH, BATCH, designs, self._database, ms.cost_model.RandomModel(seed=1))
 
     def _tell(self, times: Mapping[Name, float | None]) -> None:
         """What became of the batch."""
@@ -96,6 +111,16 @@ class Evolution:
         self._batch = [(Option(self._template, {"trace": trace_text(c.sch)}), c) for c in candidates]
         self._proposed += len(self._batch)
         return bool(self._batch)
+
+
+@contextlib.contextmanager
+def _own_numbers() -> Iterator[None]:
+    """Give NumPy's random numbers back as they were: MetaSchedule takes from the process's own."""
+    state = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 def _target(target: Target) -> Any:

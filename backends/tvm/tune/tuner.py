@@ -126,6 +126,13 @@ class Known:
         return Chosen(template)
 
 
+def _refuse(summary: Summary, task: Task, why: str) -> None:
+    """Say that MetaSchedule does not take a task."""
+    if summary.metaschedule is not None:
+        entry = {"task": describe(task), "layers": list(task.region.layers), "why": why}
+        summary.metaschedule["refused"].append(entry)
+
+
 def _tuned(option: Option, record: Record) -> Chosen:
     return Chosen(*option, {"seconds": record.seconds, "default_seconds": record.default_seconds})
 
@@ -173,6 +180,9 @@ class Tuner:
         search = Search(list(tunables.values()), self._workshop, self._database)
         summary.tasks, summary.known = len(search.explorations), search.known
         search.run(began + searching(budget, building), report)
+        for tunable in tunables.values():
+            if isinstance(tunable.proposer, Evolution) and tunable.proposer.failed:
+                _refuse(summary, tunable.task, f"TVM failed: {tunable.proposer.failed}")
         summary.tried, summary.interrupted = search.tried, search.interrupted
         confirmed = self._confirm(build, untuned, dict(search.winners()), tunables, summary, began + budget)
         kept = [] if confirmed is None else [option for option, _ in confirmed.options.values()]
@@ -189,19 +199,19 @@ class Tuner:
             summary.metaschedule = {"tasks": 0, "kept": 0, "refused": []}
         for key, (template, task) in tasks.found.items():
             if options := options_of(template, task, self._templates):
-                proposer = self._proposer(template, task, summary.metaschedule)
+                proposer = self._proposer(template, task, summary)
                 found.append(Tunable(key, task, options, seconds.get(key, 0.0), proposer))
         return found
 
-    def _proposer(self, template: Template, task: Task, told: dict[str, Any] | None) -> Proposer | None:
+    def _proposer(self, template: Template, task: Task, summary: Summary) -> Proposer | None:
         """MetaSchedule for a task without a template of its own, where it was asked for and can take it."""
-        if told is None or template.name != self._templates[-1].name:
+        if summary.metaschedule is None or template.name != self._templates[-1].name:
             return None
         wants = MetaSchedule().wants(task)
         if isinstance(wants, Refused):
-            told["refused"].append({"task": describe(task), "layers": list(task.region.layers), "why": wants.reason})
+            _refuse(summary, task, wants.reason)
             return None
-        told["tasks"] += 1
+        summary.metaschedule["tasks"] += 1
         return Evolution(task)
 
     def _confirm(
