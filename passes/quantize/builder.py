@@ -34,6 +34,7 @@ from .forms import (
     Pointwise,
     Target,
     Term,
+    beside,
     one,
     requantize,
     truths,
@@ -141,7 +142,7 @@ class Builder:
                 if isinstance(form, Pixels):
                     return self._floats.setdefault(node, form.floats(self))
                 term = self.term(node)
-                scale = self.weight("scale", term.scale.to(torch.float32))
+                scale = self.weight("scale", beside(term.scale.to(torch.float32), term.node))
                 self._floats[node] = self.call(planish.dequantize.default, term.node, scale, term.zero)
         return self._floats[node]
 

@@ -109,7 +109,8 @@ class Sum(Form):
         shape = ratios[0].shape
         first, second = (torch.tensor([m[place] for m, _ in made]).reshape(shape) for place in (0, 1))
         shift = torch.tensor([c for _, c in made]).reshape(shape)
-        constants = [builder.weight(name, t) for name, t in (("ma", first), ("mb", second), ("c", shift))]
+        named = (("ma", first), ("mb", second), ("c", shift))
+        constants = [builder.weight(name, beside(t, a.node, b.node)) for name, t in named]
         zeros = (a.zero, b.zero, target.params.zero, target.low, target.high, target.params.dtype)
         return builder.call(planish.add.default, a.node, b.node, *constants, *zeros)
 
@@ -225,6 +226,11 @@ class Floating(Form):
         return builder.call(planish.quantize.default, self.node, y.scale, y.zero, target.low, target.high, y.dtype)
 
 
+def beside(constant: Tensor, *nodes: fx.Node) -> Tensor:
+    """A constant of one element, without dimensions where the values beside it have none."""
+    return constant.reshape(()) if all(node.meta["val"].dim() == 0 for node in nodes) else constant
+
+
 def requantize(builder: Builder, term: Term, target: Target) -> fx.Node:
     """Codes of a term; where the scale stays, at most a clamp."""
     y = target.params
@@ -235,6 +241,7 @@ def requantize(builder: Builder, term: Term, target: Target) -> fx.Node:
     if same:
         return builder.call(aten.clamp.default, term.node, target.low, target.high)
     numbers, shifts = multipliers((term.scale / y.scale).flatten().tolist())
-    constants = [builder.weight(name, t.reshape(term.scale.shape)) for name, t in (("m", numbers), ("c", shifts))]
+    named = (("m", numbers.reshape(term.scale.shape)), ("c", shifts.reshape(term.scale.shape)))
+    constants = [builder.weight(name, beside(t, term.node)) for name, t in named]
     bounds = (term.zero, y.zero, target.low, target.high, y.dtype)
     return builder.call(planish.requantize.default, term.node, *constants, *bounds)

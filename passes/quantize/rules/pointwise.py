@@ -35,6 +35,7 @@ def bounded(node: fx.Node, builder: Builder) -> Form | str:
     if node.target is aten.hardtanh.default:
         least, most = given["min_val"], given["max_val"]
     least, most = (-math.inf if least is None else float(least)), (math.inf if most is None else float(most))
+    least = min(least, most)  # as clamp has it: where the bounds cross, the upper one is the result
     form = builder.forms[source]
     if isinstance(form, Pointwise):
         inner = form.function
