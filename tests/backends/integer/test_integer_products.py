@@ -21,8 +21,10 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[Any, ...]]
 }
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-@pytest.mark.parametrize(("dtype", "zero"), [(U8, 131), (S16, 0)], ids=str)
+CASES = [*((name, U8, 131) for name in CONVOLUTIONS), ("3x3", S16, 0), ("transposed groups", S16, 0), ("1d", S8, -7)]
+
+
+@pytest.mark.parametrize(("name", "dtype", "zero"), CASES, ids=str)
 def test_convolution(name: str, dtype: torch.dtype, zero: int) -> None:
     x, weight, geometry = CONVOLUTIONS[name]
     transposed, groups = geometry[3], geometry[5]
@@ -55,8 +57,7 @@ def test_a_convolution_with_its_epilogue() -> None:
     exact(fn, *((x, r, weight, m, m + 1, c, table) for x, r in pairs), layouts=LAYOUTS, constants=(2, 3, 4, 5, 6))
 
 
-@pytest.mark.parametrize("dtype", [U8, S8, S16])
-@pytest.mark.parametrize("shape", [(3, 37), (2, 3, 64), (70,)], ids=str)
+@pytest.mark.parametrize(("dtype", "shape"), [(U8, (3, 37)), (S8, (70,)), (S16, (2, 3, 64)), (U8, (2, 3, 64))], ids=str)
 def test_linear(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     zero, w = 77, codes(21, shape[-1], dtype=S8)
     bias = codes(21, dtype=S16).to(S32)

@@ -11,9 +11,10 @@ from integer_case import S8, S16, S32, U8, codes, exact, hostile, planish
 from planish.ir.quantized.constants import norm, softmax_scale
 from planish.ir.types import QuantParams
 
+ROWS = [(U8, 8, U8, 0.05), (S8, 15, S16, 3.0), (S16, 8, U8, 1e-6), (S32, 15, S16, 0.05), (S32, 8, U8, 1e-6)]
 
-@pytest.mark.parametrize(("dtype", "bits", "out"), [(U8, 8, U8), (S8, 15, S16), (S16, 8, U8), (S32, 15, S16)])
-@pytest.mark.parametrize("scale", [0.05, 3.0, 1e-6])
+
+@pytest.mark.parametrize(("dtype", "bits", "out", "scale"), ROWS)
 def test_softmax(dtype: torch.dtype, bits: int, out: torch.dtype, scale: float) -> None:
     """All distances from far to none; an accumulator, whose distances leave 32 bits."""
     number = softmax_scale(scale)
@@ -55,8 +56,9 @@ def test_masked_softmax() -> None:
 
 
 @pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
-@pytest.mark.parametrize(("dtype", "zero"), [(U8, 131), (S8, 0), (S16, 0)])
-@pytest.mark.parametrize(("shape", "dims"), [((6, 48), 1), ((2, 3, 4, 5), 2), ((3, 1), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "zero", "shape", "dims"), [(U8, 131, (2, 3, 4, 5), 2), (S8, 0, (3, 1), 1), (S16, 0, (6, 48), 1)], ids=str
+)
 def test_norms(name: str, dtype: torch.dtype, zero: int, shape: tuple[int, ...], dims: int) -> None:
     """Rows without variance, of the largest there is, and of one element."""
     limits = torch.iinfo(dtype)

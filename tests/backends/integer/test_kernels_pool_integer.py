@@ -23,9 +23,9 @@ WINDOWS: dict[str, tuple[tuple[int, ...], list[int], list[int], list[int], bool]
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-@pytest.mark.parametrize(("dtype", "zero"), [(U8, 131), (S8, -5), (S16, 0)], ids=str)
-def test_sums(name: str, dtype: torch.dtype, zero: int) -> None:
-    """By channel, then added to a residual of its own layout."""
+def test_sums(name: str) -> None:
+    """Requantized by channel; in turns of every width."""
+    dtype, zero = [(U8, 131), (S8, -5), (S16, 0)][list(WINDOWS).index(name) % 3]
     shape, *window = WINDOWS[name]
     rank = len(shape) - 2
     m = torch.arange(2**30, 2**30 + shape[1]).reshape(-1, *(1,) * rank)
@@ -46,14 +46,14 @@ def test_sums(name: str, dtype: torch.dtype, zero: int) -> None:
 def test_maxima(name: str) -> None:
     shape, *window, ceil_mode = WINDOWS[name]
     dilation = [2 if n == "overlapping" else 1 for n in [name] * len(window[0])]
-    for dtype in (U8, S8):
-        exact(
-            lambda x: planish.max_pool.default(x, *window, dilation, ceil_mode),
-            *((x,) for x in hostile(shape, dtype)),
-            layouts=("c16",),
-            template=PoolInteger(),
-            anchor=planish.max_pool.default,
-        )
+    dtype = (U8, S8)[list(WINDOWS).index(name) % 2]
+    exact(
+        lambda x: planish.max_pool.default(x, *window, dilation, ceil_mode),
+        *((x,) for x in hostile(shape, dtype)),
+        layouts=("c16",),
+        template=PoolInteger(),
+        anchor=planish.max_pool.default,
+    )
 
 
 def test_every_choice_makes_the_same_bits() -> None:
