@@ -278,6 +278,13 @@ def test_is_no_candidate(calls: tuple[str, ...]) -> None:
     assert len(op_names(after)) == len(calls)
 
 
+def test_refuses_branches_and_what_they_read_where_one_kernel_takes_more() -> None:
+    calls = (K1, conv("%v0", "@d3", "1, 1", 4), conv("%v0", "@k1"), "add.Tensor(%v1, %v2)")
+    reason = refusal(MERGE, program(*calls))
+    # 2 * 7 * 6 places: 4 * 4 * 9 for the dense kernel; 4 * 9 and 4 * 4 for the branches
+    assert reason == "one operator would take 12096 multiply-adds where its branches take 4368"
+
+
 def test_numbers_without_an_axis_have_no_branches() -> None:
     text = """program(%x: f64[]) normalized {
       %p: f64[] = mul.Tensor(%x, 2.0)
