@@ -22,9 +22,10 @@ def accumulator_bounds(
     if weight.dtype.is_floating_point:
         raise QuantizationError(f"Bounds of {weight.dtype} weights were asked for.", "Quantize them first.")
     w = _by_channel(weight.to(torch.int64), transposed, groups)
-    ends = torch.stack([w * (x.high - x.zero), w * (x.low - x.zero), torch.zeros_like(w)])
+    above, below = w * (x.high - x.zero), w * (x.low - x.zero)
+    least, most = torch.minimum(above, below).clamp(max=0), torch.maximum(above, below).clamp(min=0)
     offset = torch.zeros(len(w), dtype=torch.int64) if bias is None else bias.to(torch.int64)
-    return offset + ends.amin(0).sum(1), offset + ends.amax(0).sum(1)
+    return offset + least.sum(1), offset + most.sum(1)
 
 
 def prove_accumulators(least: Tensor, most: Tensor, layer: str) -> None:
