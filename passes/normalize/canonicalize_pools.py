@@ -5,7 +5,7 @@
 
 Conditions:
 - the indices of a max pool must be unused;
-- an adaptive pool whose bins differ in size stays adaptive.
+- an adaptive average whose bins differ in size stays adaptive; maxima over such bins are put together.
 Maxima keep their bits; means over equal windows are the same sums.
 
 Before:
@@ -104,8 +104,10 @@ def adaptive_max_pool(rank: int) -> Respell:
 
     def respell(node: fx.Node, program: Program) -> Verdict:
         x, windows = _windows(node, rank)
-        if windows is None:
+        if 0 in _result_shape(node):
             return None
+        if windows is None:
+            return first_result_only(node, _uneven_maxima(node, rank), "indices")
         whole = _whole_dims(node, windows)
         if whole is not None:
             return first_result_only(node, call(aten.amax.default, x, whole, True) if whole else x, "indices")
@@ -113,6 +115,18 @@ def adaptive_max_pool(rank: int) -> Respell:
         return first_result_only(node, value, "indices")
 
     return respell
+
+
+def _uneven_maxima(node: fx.Node, rank: int) -> Expr:
+    """Maxima axis by axis over bins that differ in size: [floor(i m / n), ceil((i + 1) m / n)) is bin i of n."""
+    result: Expr = args_of(node)[0]
+    shape, targets = shape_of(args_of(node)[0]), _result_shape(node)
+    for dim in range(len(shape) - rank, len(shape)):
+        extent, count = shape[dim], targets[dim]
+        bins = [(i * extent // count, -(-(i + 1) * extent // count)) for i in range(count)]
+        parts = [call(aten.amax.default, call(aten.slice.Tensor, result, dim, *ends, 1), [dim], True) for ends in bins]
+        result = result if extent == count else call(aten.cat.default, parts, dim)
+    return result
 
 
 def _max_pool(x: Expr, rank: int, given: Mapping[str, Any]) -> Call:

@@ -51,6 +51,18 @@ def test_spelling(inputs: str, call: str, wanted: list[str]) -> None:
         ("max_pool2d_with_indices(%x, [2, 2])", ["max_pool2d(%x, [2, 2], [2, 2], [0, 0], [1, 1], false)"]),
         ("adaptive_max_pool2d(%x, [1, 1])", ["amax(%x, [2, 3], true)"]),
         ("adaptive_max_pool2d(%x, [8, 3])", ["max_pool2d(%x, [1, 2], [1, 2], [0, 0], [1, 1], false)"]),
+        (
+            "adaptive_max_pool2d(%x, [3, 6])",  # bins of rows 0 to 3, 2 to 6, 5 to 8
+            [
+                "slice.Tensor(%x, 2, 0, 3, 1)",
+                "amax(#0, [2], true)",
+                "slice.Tensor(%x, 2, 2, 6, 1)",
+                "amax(#2, [2], true)",
+                "slice.Tensor(%x, 2, 5, 8, 1)",
+                "amax(#4, [2], true)",
+                "cat([#1, #3, #5], 2)",
+            ],
+        ),
     ],
 )
 def test_values_alone(call: str, wanted: list[str]) -> None:
