@@ -8,6 +8,7 @@ import pytest
 import torch
 from integer_case import LAYOUTS, S8, S16, S32, U8, codes, exact, hostile, planish
 
+from planish.backends.tvm.kernels.conv_integer import ConvInteger
 from planish.ir.dyadic import Dyadic, multipliers
 from planish.ir.quantized.constants import curve_coefficients
 from planish.ir.types import QuantParams
@@ -130,3 +131,34 @@ def test_dequantize(dtype: torch.dtype) -> None:
     sets = [(x, scale) for x in hostile((2, 5, 3, 3), dtype)]
     exact(lambda *a: planish.dequantize.default(*a, zero), *sets, layouts=LAYOUTS, constants=(1,))
     exact(lambda *a: planish.dequantize.default(*a, zero), (codes(7, dtype=dtype), torch.tensor(0.3)))
+
+
+def test_a_table_as_long_as_the_channels() -> None:
+    """512 parabolas after a convolution of 512 channels: its constants are packed by channel, tables are not."""
+    x, weight, table = codes(1, 4, 9), codes(512, 4, 1, dtype=S8), codes(512, 3, dtype=S16).to(S32)
+    geometry = ([1], [0], [1], False, [0], 1)
+    b, c = torch.full((512, 1), 2**30), torch.full((512, 1), 33)
+
+    def fn(*a: torch.Tensor) -> torch.Tensor:
+        sums = planish.convolution.default(a[0], a[1], None, 3, *geometry)
+        narrow = planish.requantize.default(sums, a[2], a[3], 0, 0, -(2**15), 2**15 - 1, S16)
+        result: torch.Tensor = planish.curve.default(narrow, a[4], 14, -(2**15), 2**15 - 1, S16)
+        return result
+
+    inputs = (x, weight, b, c, table)
+    anchor = planish.convolution.default
+    exact(
+        fn,
+        inputs,
+        layouts=("c16",),
+        template=ConvInteger(),
+        constants=(1, 2, 3, 4),
+        anchor=anchor,
+        shifts={3: (33, 62)},
+    )
+
+
+def test_a_computed_table() -> None:
+    """Read where the codes say, not beside them."""
+    x, y = codes(256), codes(256, seed=1)
+    exact(lambda a, b: planish.lookup.default(a, torch.ops.aten.maximum.default(a, b)), (x, y))
