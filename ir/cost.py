@@ -17,7 +17,7 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-from .ops import arguments, family
+from .ops import arguments, family, integer_name
 from .program import Program, Region
 
 aten = torch.ops.aten
@@ -47,7 +47,9 @@ def node_flops(node: fx.Node, regions: dict[str, Region] | None = None) -> int:
 
 def multiply_adds(node: fx.Node) -> int:
     """Products that are added up, of the operators that consist of such; 0 for all others."""
-    count = _PRODUCTS.get(node.target) if node.op == "call_function" else None
+    if node.op != "call_function":
+        return 0
+    count = _PRODUCTS.get(node.target) or _PRODUCTS_OF_CODES.get(integer_name(node) or "")
     return count(node) if count else 0
 
 
@@ -88,6 +90,12 @@ def _convolution(node: fx.Node) -> int:
     x, weight = _args(node)[:2]
     transposed = node.target in _TRANSPOSED or (node.target is aten.convolution.default and bool(_args(node)[6]))
     return (prod(_shape(x)) if transposed else _results(node)) * prod(_shape(weight)[1:])
+
+
+def _convolution_of_codes(node: fx.Node) -> int:
+    """As of floats; a zero point stands before the stride."""
+    x, weight, *_ = node.args
+    return (prod(_shape(x)) if node.args[7] else _results(node)) * prod(_shape(weight)[1:])
 
 
 def _product(place: int) -> _Count:
@@ -136,6 +144,13 @@ _PRODUCTS: dict[Any, _Count] = {
     aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
 }
+
+_PRODUCTS_OF_CODES: dict[str, _Count] = {
+    "convolution": _convolution_of_codes,
+    "linear": _product(0),
+    "matmul": _product(0),
+}
+"""The same for `planish::` operators, by name."""
 
 
 def _pool(node: fx.Node) -> int:

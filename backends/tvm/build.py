@@ -103,9 +103,10 @@ def call_table(plan: Plan, graph: CallGraph) -> dict[str, Any]:
 
 
 def _dtype(plan: Plan, step: Step) -> str:
-    """What a step computes in: bfloat16 if it reads it, else what it writes."""
+    """What a step computes in: bfloat16 or codes if it reads them, else what it writes."""
     read = {plan.values[name].dtype for name in step.inputs if name in plan.values}
-    return "bfloat16" if "bfloat16" in read else plan.values[step.output].dtype
+    narrow = [dtype for dtype in ("bfloat16", "uint8") if dtype in read]
+    return narrow[0] if narrow else plan.values[step.output].dtype
 
 
 def _used(plan: Plan, graph: CallGraph) -> list[Kernel]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .compat import IRBuilder, T, tirx
 from .kernels.bfloat16 import dot, dot_products, has_dot
+from .kernels.dot import Vnni, products
 from .plan import Kernel, Plan, Probe
 from .symbol import kernel_symbol
 from .target import Target
@@ -39,6 +40,9 @@ def add_probes(plan: Plan, target: Target) -> None:
     _add(plan, target, "float32", "operations", steps * lanes * 2, _multiply_adds(lanes))
     if has_dot(target):
         _add(plan, target, "bfloat16", "operations", steps * lanes * 4, _dots())
+    ways = products(target, lanes)
+    if isinstance(ways, Vnni):
+        _add(plan, target, "uint8", "operations", steps * lanes * 8, _quads(ways))
     _add(plan, target, "memory", "bytes", TASKS * ROWS * lanes * 4, _sums(lanes))
 
 
@@ -57,22 +61,22 @@ def _function(parameters: Parameters, body: Body) -> Any:
     return builder.get()
 
 
-def _repeat(out: Any, lanes: int, step: Body) -> None:
+def _repeat(out: Any, lanes: int, step: Body, dtype: str = "float32") -> None:
     """Each part takes `step` on every accumulator and writes their sum, so that nothing can be left out."""
     with T.parallel(0, TASKS) as task:
-        vectors = _vectors(_ACCUMULATORS, lanes)
+        vectors = _vectors(_ACCUMULATORS, lanes, dtype)
         with T.serial(0, STEPS):
             for vector in vectors:
                 step(vector)
         _write_sum(out, task, vectors, lanes)
 
 
-def _vectors(count: int, lanes: int) -> list[Any]:
+def _vectors(count: int, lanes: int, dtype: str = "float32") -> list[Any]:
     """Accumulators, each with a number of its own in all lanes."""
-    vectors = [T.alloc_buffer((lanes,), "float32", scope="global") for _ in range(count)]
+    vectors = [T.alloc_buffer((lanes,), dtype, scope="global") for _ in range(count)]
     for number, vector in enumerate(vectors):
         with T.vectorized(0, lanes) as v:
-            T.buffer_store(vector, tirx.const(number, "float32"), [v])
+            T.buffer_store(vector, tirx.const(number, dtype), [v])
     return vectors
 
 
@@ -90,6 +94,15 @@ def _multiply_adds(lanes: int) -> Any:
             T.buffer_store(vector, value, [v])
 
     return _function({"out": ((TASKS, lanes), "float32")}, lambda out: _repeat(out, lanes, step))
+
+
+def _quads(ways: Vnni) -> Any:
+    """acc = acc + quad . quad, in VNNI's products of bytes."""
+
+    def body(quads: Any, out: Any) -> None:
+        _repeat(out, ways.lanes, lambda vector: ways.add(vector, tirx.const(0x01010101, "int32"), quads, [0]), "int32")
+
+    return _function({"quads": ((1, ways.lanes), "int32"), "out": ((TASKS, ways.lanes), "int32")}, body)
 
 
 def _dots() -> Any:

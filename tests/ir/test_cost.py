@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from planish.ir.cost import multiply_adds, node_flops, program_flops
+from planish.ir.quantized.operators import OPERATORS
 from planish.ir.rewrite import erase_dead
 from planish.ir.text import parse_program
 
+assert OPERATORS  # registered by their import
 X = "%x: f32[2, 4, 6, 6]"
 CONV = "%y: f32[2, {o}, {e}, {e}] = convolution(%x, @w, none, [{s}, {s}], [{p}, {p}], [1, 1], {t}, [0, 0], {g})"
 
@@ -46,6 +48,18 @@ CASES = {
     "sum": ("%y: f32[2, 4, 6, 6] = add.Tensor(%x, %x)", 288),
     "reshape": ("%y: f32[2, 144] = reshape(%x, [2, 144])", 0),
     "cat": ("%y: f32[2, 8, 6, 6] = cat([%x, %x], 1)", 0),
+    # a zero point stands before the stride of these
+    "convolution of codes": (
+        "@w: i8[8, 4, 3, 3]\n%y: i32[2, 8, 4, 4] = planish::convolution(%x, @w, none, 7, [1, 1], [0, 0], "
+        "[1, 1], false, [0, 0], 1)",
+        2 * 256 * 36,
+    ),
+    "transposed convolution of codes": (
+        "@w: i8[4, 3, 2, 2]\n%y: i32[2, 3, 12, 12] = planish::convolution(%x, @w, none, 7, [2, 2], [0, 0], "
+        "[1, 1], true, [0, 0], 1)",
+        2 * 288 * 12,
+    ),
+    "linear of codes": ("@w: i8[5, 6]\n%y: i32[2, 4, 6, 5] = planish::linear(%x, @w, none, 7)", 2 * 240 * 6),
     "cast": ("%y: f64[2, 4, 6, 6] = _to_copy(%x, dtype=f64)", 0),
 }
 

@@ -194,6 +194,8 @@ def test_probes_leave_nothing_out(probed: Compiled) -> None:
     np.testing.assert_allclose(results["float32"], exact, rtol=1e-3)
     if "bfloat16" in results:  # each step adds 1 * 2^-10 twice; the sums are exact
         np.testing.assert_array_equal(results["bfloat16"], 66 + 12 * STEPS * 2 / 1024)
+    if "uint8" in results:  # of four bytes of weights the first is 1
+        np.testing.assert_array_equal(results["uint8"], 66 + 12 * STEPS)
 
 
 def test_artifacts_without_probes(compiled: Compiled, tmp_path: Path) -> None:
