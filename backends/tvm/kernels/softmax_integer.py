@@ -160,10 +160,10 @@ class _Kernel:
         """The power of one place, kept, and added to the lane's total."""
         index = [*place, column]
         code = tirx.Cast("int32", self.epilogue.at(self.x, index))
-        # 32 bits without a sign hold every distance; a code above the largest is not seen
-        below = tirx.Cast("uint32", as_int(most) - as_int(code))
-        near = tirx.min(below, const(self.far, "uint32"))
-        scaled = as_int(once(tirx.Cast("int32", near))) * wide(self.multiplier) + wide(1 << (self.by - 1))
+        near = tirx.min(as_int(most) - as_int(code), wide(self.far))
+        if self.mask is not None:  # a code above the largest is not seen
+            near = tirx.max(near, wide(0))
+        scaled = product(near, wide(self.multiplier)) + wide(1 << (self.by - 1))
         power = once(self._seen(index, _exp2(once(scaled >> wide(self.by))), 0))
         self.f.store(powers, power, [column])
         self.f.store(totals, totals[v] + as_int(power), [v])
@@ -182,15 +182,15 @@ class _Kernel:
 
 
 def _exp2(octaves: Expr) -> Expr:
-    """2^30 · 2^-octaves, rounded, as int32; 0 from 31 on.  (2 r + 2^w) >> (w + 1) rounds where w = 0, too."""
-    whole = once(tirx.Cast("uint32", octaves >> wide(EXP2_FRACTION)))
+    """2^30 · 2^-octaves, rounded, as int32; 0 from 31 on. Nothing rounds where the whole part is 0."""
+    whole = once(tirx.Cast("int32", octaves >> wide(EXP2_FRACTION)))
     rest = once(tirx.bitwise_and(octaves, wide((1 << EXP2_FRACTION) - 1)))
     result = wide(EXP2[-1])
     for coefficient in reversed(EXP2[:-1]):  # the argument has 24 bits: what the reference adds below them is 0
         added = (coefficient << EXP2_FRACTION) + (1 << (EXP2_FRACTION - 1))  # before the shift: no narrow sum between
         result = (product(result, rest) + wide(added)) >> wide(EXP2_FRACTION)
-    one = const(1, "uint32")
-    narrow = once(tirx.Cast("uint32", result))
-    by = once(tirx.min(whole, const(30, "uint32")))
-    rounded = (narrow + narrow + tirx.shift_left(one, by)) >> (by + one)
-    return tirx.Cast("int32", select(whole > const(30, "uint32"), const(0, "uint32"), rounded))
+    one = const(1, "int32")
+    narrow = once(tirx.Cast("int32", result))
+    by = once(tirx.min(whole, const(30, "int32")))
+    rounded = (narrow + (tirx.shift_left(one, by) >> one)) >> by
+    return select(whole > const(30, "int32"), const(0, "int32"), rounded)
