@@ -50,7 +50,7 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         lowered = lower_precision(optimized, options.precision) if quantized is None else quantized.integer
         check_supported(lowered, backend.supports)
         grouped = group(lowered, options.verify)
-        examine = None if quantized is None else examiner(captured, quantized)
+        examine = None if quantized is None else examiner(captured, quantized, report)
         compiled = backend.compile(
             grouped, progress=report, record=_record(options), tuning=tuning_of(options), examine=examine
         )
@@ -175,11 +175,13 @@ def _selected(options: Options, item: Any) -> Any:
     return chosen if options.preprocess is None else image_item(chosen, options.preprocess)
 
 
-def examiner(captured: Program, quantized: Quantized) -> Examine:
+def examiner(captured: Program, quantized: Quantized, progress: Progress) -> Examine:
     """Measures the fidelity of compiled code on the first calibration batch."""
     from .fidelity import Fidelities
 
+    progress("fidelity", 0, 1)
     stages = Fidelities(captured, quantized.prepared, quantized.integer, quantized.batch, quantized.means)
+    progress("fidelity", 1, 1)
     return lambda compiled: stages.of(compiled.run_flat if compiled.runs_here else None)
 
 
