@@ -16,7 +16,6 @@ from torch import fx
 
 from .compat import tirx
 from .kernels.emit import Expr, Function, Operands, PackedArg
-from .ops.integer import table_of
 from .ops.lanes import once
 from .ops.pointwise import evaluate, is_pointwise
 from .plan import PLAIN, Layout, block_of, computed_dtype, physical_shape
@@ -36,8 +35,6 @@ def _varies(position: int, task: Task, layout: Layout) -> bool:
     shape = task.inputs[position].shape
     rank = len(task.output.shape)
     if position not in task.constants or layout == PLAIN or len(shape) < rank - 1 or len(shape) > rank:
-        return False
-    if any(table_of(user) is task.region.placeholders[position] for user in task.region.body.nodes):
         return False
     return shape[len(shape) - rank + 1] == task.output.shape[1] > 1
 

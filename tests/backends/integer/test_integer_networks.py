@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from integer_case import codes
 from integer_only import strange
 from kernel_case import HOST, loops, make_task
 from torch.utils._pytree import tree_leaves
@@ -23,6 +24,7 @@ from planish.backends.tvm.target import Target, parse_target
 from planish.ir.ops import integer_name
 from planish.ir.program import Program
 from planish.ir.quantized.operators import OPERATORS
+from planish.ir.text import parse_program
 from planish.passes.manager import run_passes
 from planish.passes.pipelines import GROUP
 
@@ -46,6 +48,17 @@ def test_a_residual_network(count_include_pad: bool) -> None:
     """From float32 to float32: the doors have the reference's bits, too."""
     program, x, _ = integer_network(count_include_pad)
     check_bits(program, [(x,), (x * 100,), (torch.zeros_like(x),), (torch.full_like(x, torch.nan),)])
+
+
+def test_tables_of_more_dimensions_than_codes() -> None:
+    """Layouts are chosen by where elements lie; those of a table lie nowhere in particular."""
+    text = """program(%x: i16[40]) quantized {
+  @t: i32[512, 3]
+  %r: i16[40] = planish::curve(%x, @t, 14, -9000, 9000, i16)
+  return %r
+}"""
+    table, x = codes(512, 3, dtype=torch.int16).to(torch.int32), codes(40, dtype=torch.int16)
+    check_bits(parse_program(text, {"t": table}), [(x,)])
 
 
 @pytest.mark.parametrize("seed", SUITE)

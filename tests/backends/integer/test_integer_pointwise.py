@@ -134,7 +134,7 @@ def test_dequantize(dtype: torch.dtype) -> None:
 
 
 def test_a_table_as_long_as_the_channels() -> None:
-    """512 parabolas after a convolution of 512 channels: its constants are packed by channel, tables are not."""
+    """512 parabolas after a convolution of 512 channels, whose constants are packed in blocks of channels."""
     x, weight, table = codes(1, 4, 9), codes(512, 4, 1, dtype=S8), codes(512, 3, dtype=S16).to(S32)
     geometry = ([1], [0], [1], False, [0], 1)
     b, c = torch.full((512, 1), 2**30), torch.full((512, 1), 33)
