@@ -105,6 +105,13 @@ def test_strange_numbers_stay_where_they_are() -> None:
         assert np.isnan(blocks).any()
 
 
+def test_what_is_not_below_zero_may_be_no_number() -> None:
+    """TVM's algebra takes "not x < 0" for "x >= 0"."""
+    x = torch.tensor([1.0, -1.0, torch.nan, 0.0])
+    task = make_task(lambda x: aten.logical_not.default(aten.lt.Scalar(x, 0.0)), [x])
+    assert build(MetaSchedule(), task).run([x]).tolist() == [True, False, True, True]
+
+
 @pytest.mark.parametrize("layout", [f"c{HOST.block}"])
 def test_blocked_layouts_and_channels_that_fill_no_block(layout: str) -> None:
     x = randn(1, HOST.block + 3, 9, 11)

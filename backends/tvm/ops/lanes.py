@@ -92,10 +92,10 @@ def once(value: PrimExpr) -> PrimExpr:
     if isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or _is_named(value):
         return value
     dtype = str(value.ty.dtype)
-    if _whole.get():
-        return value if dtype == "bool" or _is_kept(value) else opaque(value)
-    if dtype == "bool":  # vectors of single bits do not survive a buffer
+    if dtype == "bool":  # vectors of single bits do not survive a buffer; and TVM takes not (x < 0) for x >= 0
         return tirx.NE(once(tirx.Cast("int8", value)), tirx.const(0, "int8"))
+    if _whole.get():
+        return value if _is_kept(value) else opaque(value)
     lanes = _open.get()
     if lanes is None:
         name, index = T.alloc_buffer((1,), dtype, scope="global"), 0
