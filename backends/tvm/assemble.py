@@ -18,7 +18,6 @@ from .build import Code
 from .engine import installed_runtime
 from .runtime import Compiled
 
-
 Examine = Callable[[Compiled], Fidelity]
 """Runs the code on data and says how near it comes to the model."""
 
