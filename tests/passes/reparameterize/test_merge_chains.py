@@ -137,6 +137,20 @@ def test_a_pool_goes_with_them_unless_it_rounds_its_size_up(ceil: str, size: int
     assert op_names(rewritten(MERGE, text)[0]) == left
 
 
+def test_a_norm_of_a_wider_type_between_them_stays() -> None:
+    text = """program(%x: bf16[1, 2, 4]) normalized {
+      @a: bf16[2, 2, 1]
+      @g: f32[2] = positive(1)
+      %v: bf16[1, 2, 4] = convolution(%x, @a, none, [1], [0], [1], false, [0], 1)
+      %n: bf16[1, 2, 4] = batch_norm(%v, @g, @g, @g, @g, false, 0.1, 1e-05, false)
+      %y: bf16[1, 2, 4] = convolution(%n, @a, none, [1], [0], [1], false, [0], 1)
+      return %y
+    }"""
+    _, applied, refused = MERGE.run(parse_program(text))
+    assert not applied
+    assert [s.reason for s in refused] == ["it would lose precision: float32 constants do not fit a bfloat16 weight"]
+
+
 def test_weights_computed_from_inputs_stay() -> None:
     text = """program(%x: f64[3, 4], %w: f64[4, 4]) normalized {
       @a: f64[4, 4]
