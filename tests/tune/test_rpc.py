@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -29,7 +30,7 @@ from planish.backends.tvm.tune.candidate import Failed, Subject, Timing
 from planish.backends.tvm.tune.confirm import LEAST
 from planish.backends.tvm.tune.keys import cpu_model
 from planish.backends.tvm.tune.rpc import RemoteMeasurer, examine, parse_address
-from planish.backends.tvm.tune.rpc_network import place, whole_of
+from planish.backends.tvm.tune.rpc_network import Whole, place, whole_of
 from planish.backends.tvm.tune.rpc_process import Address, Device
 from planish.backends.tvm.worker import Pool, shared_pool
 from planish.errors import OptionError, RpcError
@@ -165,22 +166,29 @@ def test_networks_run_on_the_device(device: str, pool: Pool) -> None:
             measurer.compare(whole, whole._replace(library=b"no library"), 0.0)
 
 
-def test_what_a_network_computes_elsewhere_is_what_it_computes_here(device: str) -> None:
-    """Over there each value has memory of its own, and weights are derived by the code that came along."""
-    net, x = two_layers()
-    made = planish.compile(net, (x,), threads=2)
+def run_elsewhere(device: str, whole: Whole) -> np.ndarray:
+    """What a network computes on a device; the session ends with what this function holds."""
     address = parse_address(device)
-    examine(device, parse_target("native", 2), shared_pool())  # waits for a server that is free
     session = rpc_client().connect_tracker(address.host, address.port).request(address.key, session_timeout=60)
-    whole = whole_of(made)
     session.upload(bytearray(whole.library), "net.so")
     module, cpu = session.load_module("net.so"), session.cpu()
     machine = virtual_machine(module, cpu)
     machine.set_input("main", *(place(value, module, cpu) for value in whole.values))
     machine.invoke_stateful("main")
     (result,) = machine.get_outputs("main")
+    return np.array(result.numpy())
+
+
+def test_what_a_network_computes_elsewhere_is_what_it_computes_here(tracker: int) -> None:
+    """Over there each value has memory of its own, and weights are derived by the code that came along."""
+    net, x = two_layers()
+    made = planish.compile(net, (x,), threads=2)
     ((here, _, _),) = made._run(made.seeded_arguments())
-    np.testing.assert_array_equal(result.numpy(), np.from_dlpack(here))
+    with serving(tracker, "guest") as device:  # its own: a session in this process may live on for a while
+        examine(device, parse_target("native", 2), shared_pool())  # waits for a server that is free
+        there = run_elsewhere(device, whole_of(made))
+        gc.collect()  # the session is held in cycles, and should end before its server does
+    np.testing.assert_array_equal(there, np.from_dlpack(here))
 
 
 def test_a_candidate_that_crashes_the_server_fails_alone_if_the_server_is_started_again(
