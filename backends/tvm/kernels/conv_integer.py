@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from ..compat import tirx
-from ..epilogue import check_epilogue, operand_layouts
-from ..plan import Layout
+from ..epilogue import wants_blocked
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .borders import Classes, border_key, column_class
 from .conv import Conv, inner_of, lanes_of, read_integer_conv
@@ -43,11 +41,7 @@ class ConvInteger:
         block = task.target.block
         if lanes_of(conv, block) < QUAD or (conv.groups > 1 and inner_of(conv, block) % QUAD):
             return Refused(f"groups of {conv.channels // conv.groups} channels are no whole quads")
-        layout: Layout = f"c{block}"
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, layout):
-            return Refused(reason)
-        return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
+        return wants_blocked(task, {conv.x: (f"c{task.target.block}",)})
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Register tiles, what the outer loop walks along, its tasks (rows or single tiles), and looking ahead."""

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from ..compat import tirx
-from ..epilogue import check_epilogue, operand_layouts
-from ..plan import Layout
+from ..epilogue import wants_blocked
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .borders import Classes, border_key, column_class
 from .conv import Conv, read_integer_conv
@@ -42,11 +40,7 @@ class DepthwiseInteger:
             return conv
         if not conv.groups == conv.channels == conv.out_channels or conv.groups == 1:
             return Refused(f"{conv.groups} groups of {conv.channels} channels to {conv.out_channels} are not depthwise")
-        layout: Layout = f"c{task.target.block}"
-        anchor: Any = task.region.anchor_node
-        if reason := check_epilogue(task, anchor, layout):
-            return Refused(reason)
-        return Wants({**operand_layouts(task, anchor, layout), conv.x: (layout,)}, layout)
+        return wants_blocked(task, {conv.x: (f"c{task.target.block}",)})
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Pixels of a tile, and what a task of the parallel loop is: rows or single tiles."""
