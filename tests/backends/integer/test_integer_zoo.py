@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +11,12 @@ import zoo
 from integer_only import strange
 from kernel_case import HOST
 from quantize.test_integer_networks import Torture
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from planish.backends.tvm.backend import TvmBackend
 from planish.backends.tvm.lower import lower
+from planish.backends.tvm.target import Target, parse_target
 from planish.ir.capture import capture
 from planish.ir.ops import integer_name
 from planish.ir.program import Program
@@ -29,18 +31,52 @@ OTHERS = ("mobilenet_v3_small", "densenet121", "swin_tiny", "bert_base", "convne
 FULL = ("resnet18", "resnet50", "mobilenet_v2", "inception_v3", "deit_small")
 
 
-def check(model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Calibrated with one batch, run with it and with others that leave its ranges."""
+class Narrow(Target):
+    """A CPU whose vectors are used up to 256 bits."""
+
+    @property
+    def lanes(self) -> int:
+        """Of 32 bits."""
+        return 8
+
+
+# Dot products of bytes in 512 bits (here) and in 256, products of 16 bits in 512 and in 256, and one by one.
+CPUS = {
+    "vnni": HOST,
+    "vnni256": Narrow(HOST.triple, HOST.cpu, HOST.features, HOST.threads),
+    "halves": parse_target("skylake-avx512", 2),
+    "halves256": parse_target("haswell", 2),
+    "single": parse_target("x86-64", 2),
+}
+
+
+def grouped_and_reference(model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Program, Program]:
+    """Calibrated with this one batch: as it is compiled, and as it is specified."""
     program = run_passes(capture(model, tuple(args), kwargs), (*EXACT, *INTEGER))
     made = integerize(program, calibrate(program, [tuple(program.signature.flatten(tuple(args), kwargs))], MinMax))
-    grouped = run_passes(made, GROUP)
+    return run_passes(made, GROUP), made
+
+
+def check(model: Any, args: Sequence[Any], kwargs: dict[str, Any], target: Target = HOST) -> None:
+    """Compiled for `target`, on the batch and on hostile inputs of its shape."""
+    grouped, made = grouped_and_reference(model, args, kwargs)
     only_doors_are_float(grouped)
-    compiled = TvmBackend(HOST).compile(grouped)
-    for factor in (1.0, -30.0):
-        given = tree_map(lambda t, f=factor: t * f if t.is_floating_point() else t, (tuple(args), kwargs))
+    compiled = TvmBackend(target).compile(grouped)
+    for form in range(len(list(hostile(torch.zeros(1))))):
+        given = tree_map(lambda t, n=form: list(hostile(t))[n] if t.is_floating_point() else t, (tuple(args), kwargs))
         expected, actual = made(*given[0], **given[1]), compiled(*given[0], **given[1])
         for one, other in zip(tree_leaves(expected), tree_leaves(actual), strict=True):
-            assert torch.equal(one, other), f"{int((one != other).sum())} of {one.numel()} differ"
+            assert torch.equal(one, other), f"input {form}: {int((one != other).sum())} of {one.numel()} differ"
+
+
+def hostile(seen: Tensor) -> Iterator[Tensor]:
+    """What calibration saw; far beyond it; all at one end, at the other, both in turns; and one impulse."""
+    yield seen
+    yield seen * -30.0
+    yield torch.full_like(seen, -1e4)
+    yield torch.full_like(seen, 1e4)
+    yield torch.full_like(seen, -1e4).flatten().index_fill(0, torch.arange(0, seen.numel(), 2), 1e4).view_as(seen)
+    yield torch.zeros_like(seen).flatten().index_fill(0, torch.tensor([seen.numel() // 2]), 1e4).view_as(seen)
 
 
 def only_doors_are_float(grouped: Program) -> None:
@@ -61,12 +97,20 @@ def test_small_networks(name: str) -> None:
     check(*zoo.find(name).small())
 
 
-def test_a_net_of_everything() -> None:
+@pytest.mark.parametrize("cpu", ["vnni", *(pytest.param(cpu, marks=pytest.mark.bars) for cpu in CPUS if cpu != "vnni")])
+def test_a_net_of_everything(cpu: str) -> None:
     torch.manual_seed(0)
-    check(Torture().eval(), (torch.randn(2, 3, 12, 12),), {})
+    check(Torture().eval(), (torch.randn(2, 3, 12, 12),), {}, CPUS[cpu])
 
 
 @pytest.mark.bars
 @pytest.mark.parametrize("name", FULL)
 def test_full_networks(name: str) -> None:
     check(*zoo.find(name).full())
+
+
+@pytest.mark.bars
+@pytest.mark.parametrize("cpu", [cpu for cpu in CPUS if cpu != "vnni"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "deit_small"])
+def test_other_instructions(name: str, cpu: str) -> None:
+    check(*zoo.find(name).small(), CPUS[cpu])
