@@ -13,7 +13,7 @@ from ..epilogue import wants_blocked
 from ..plan import PLAIN, Layout
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, has_pairs, has_tap_pairs, lanes_of, read_conv
-from .conv_direct_kernel import DirectKernel
+from .conv_direct_kernel import DirectKernel, Walk
 from .tiles import L2_BYTES, ORDERS, Product, Tile, choose, tiles_to_try
 
 _WAIT = 0.25
@@ -47,7 +47,7 @@ class ConvDirect:
         tiles = tiles_to_try(product_of(conv, task), task.target, default.tile)
         distances = (default.ahead, 0) if default.ahead else (0,)
         return distinct(
-            DirectKernel(task, conv, tile, order, share, ahead).choice
+            DirectKernel(task, conv, tile, Walk(order, share, ahead)).choice
             for ahead in distances
             for tile in tiles
             for share in shares
@@ -61,8 +61,7 @@ class ConvDirect:
         if choice is None:
             return DirectKernel(task, conv, default_tile(conv, task)).lower()
         tile = Tile.parse(choice["tile"], lanes_of(conv, task.target.block))
-        share, ahead = choice["share"] == "tiles", int(choice["ahead"])
-        return DirectKernel(task, conv, tile, str(choice["order"]), share, ahead).lower()
+        return DirectKernel(task, conv, tile, Walk.parse(choice)).lower()
 
 
 def blocked_wants(task: Task, conv: Conv, plain: bool) -> Wants | Refused:

@@ -44,22 +44,31 @@ class Place(NamedTuple):
     y: Expr
 
 
+class Walk(NamedTuple):
+    """What is chosen beside a tile; what is None the kernel chooses itself."""
+
+    order: str | None = None
+    """One of ORDERS."""
+    by_tile: bool | None = None
+    """Whether single tiles are shared among threads where whole rows would do."""
+    ahead: int | None = None
+    """How many cache lines before they are read weights are asked for."""
+
+    @staticmethod
+    def parse(choice: Choice) -> Walk:
+        """As `DirectKernel.choice` says it."""
+        return Walk(str(choice["order"]), choice["share"] == "tiles", int(choice["ahead"]))
+
+
+UNTUNED = Walk()
+
+
 class DirectKernel:
     """The convolution kernel of one task, for one tile; what is not given beside the tile is chosen."""
 
-    def __init__(
-        self,
-        task: Task,
-        conv: Conv,
-        tile: Tile,
-        order: str | None = None,
-        by_tile: bool | None = None,
-        ahead: int | None = None,
-    ) -> None:
-        """`order` is one of ORDERS; `by_tile` shares single tiles among threads where whole rows would do.
-
-        Weights are asked for `ahead` cache lines before they are read.
-        """
+    def __init__(self, task: Task, conv: Conv, tile: Tile, walk: Walk = UNTUNED) -> None:
+        """Plan everything; nothing is emitted yet."""
+        order, by_tile, ahead = walk
         self.task, self.tile = task, tile
         self.layout = f"c{task.target.block}"
         self.lanes, self.inner = tile.block, inner_of(conv, task.target.block)

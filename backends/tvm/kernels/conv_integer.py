@@ -20,7 +20,7 @@ from ..epilogue import wants_blocked
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .borders import Classes, border_key, column_class
 from .conv import Conv, inner_of, lanes_of, read_integer_conv
-from .conv_direct_kernel import DirectKernel, Place
+from .conv_direct_kernel import UNTUNED, DirectKernel, Place, Walk
 from .dot import QUAD, products, words
 from .emit import Buffer, Expr, Function, PackedArg
 from .integer_sums import IntegerSums
@@ -53,7 +53,7 @@ class ConvInteger:
         tiles = tiles_to_try(product_of(conv, task), task.target, default.tile)
         distances = (default.ahead, 0) if default.ahead else (0,)
         return distinct(
-            IntegerKernel(task, conv, tile, order, share, ahead).choice
+            IntegerKernel(task, conv, tile, Walk(order, share, ahead)).choice
             for ahead in distances
             for tile in tiles
             for share in shares
@@ -67,8 +67,7 @@ class ConvInteger:
         if choice is None:
             return IntegerKernel(task, conv, default_tile(conv, task)).lower()
         tile = Tile.parse(choice["tile"], lanes_of(conv, task.target.block))
-        share, ahead = choice["share"] == "tiles", int(choice["ahead"])
-        return IntegerKernel(task, conv, tile, str(choice["order"]), share, ahead).lower()
+        return IntegerKernel(task, conv, tile, Walk.parse(choice)).lower()
 
 
 def product_of(conv: Conv, task: Task) -> Product:
@@ -89,17 +88,9 @@ def default_tile(conv: Conv, task: Task) -> Tile:
 class IntegerKernel(DirectKernel):
     """The integer convolution of one task, for one tile; what is not given beside the tile is chosen."""
 
-    def __init__(
-        self,
-        task: Task,
-        conv: Conv,
-        tile: Tile,
-        order: str | None = None,
-        by_tile: bool | None = None,
-        ahead: int | None = None,
-    ) -> None:
+    def __init__(self, task: Task, conv: Conv, tile: Tile, walk: Walk = UNTUNED) -> None:
         """As for float."""
-        super().__init__(task, conv, tile, order, by_tile, ahead)
+        super().__init__(task, conv, tile, walk)
         self.steps = -(-self.inner // QUAD)
         self.products = products(task.target, self.lanes)
         self.classes = tuple(Classes.of(a) for a in self.axes)

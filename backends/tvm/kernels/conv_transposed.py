@@ -20,7 +20,7 @@ from ..compat import tirx
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, lanes_of, read_conv
 from .conv_direct import blocked_wants
-from .conv_direct_kernel import DirectKernel, Place
+from .conv_direct_kernel import UNTUNED, DirectKernel, Place, Walk
 from .emit import Expr, Function, PackedArg
 from .rows import Rows
 from .tiles import ORDERS, Product, Tile, choose, tiles_to_try
@@ -47,7 +47,7 @@ class ConvTransposed:
         default = _Kernel(task, conv, choose(product, task.target, lanes_of(conv, task.target.block)))
         orders = ORDERS if default.weights_first else ORDERS[::-1]
         kernels = (
-            _Kernel(task, conv, tile, order, shared)
+            _Kernel(task, conv, tile, Walk(order, shared))
             for tile in tiles_to_try(product, task.target, default.tile)
             for shared in (default.by_tile, not default.by_tile)
             for order in orders
@@ -62,8 +62,7 @@ class ConvTransposed:
         if choice is None:
             tile = choose(product_of(conv, task.target.block), task.target, lanes)
             return _Kernel(task, conv, tile).lower()
-        tile, share, ahead = Tile.parse(choice["tile"], lanes), choice["share"] == "tiles", int(choice["ahead"])
-        return _Kernel(task, conv, tile, str(choice["order"]), share, ahead).lower()
+        return _Kernel(task, conv, Tile.parse(choice["tile"], lanes), Walk.parse(choice)).lower()
 
 
 def product_of(conv: Conv, block: int) -> Product:
@@ -159,23 +158,15 @@ class Phase(Axis):
 class _Kernel(DirectKernel):
     """The kernel of one task: one parallel loop, in which every row is made phase by phase."""
 
-    def __init__(
-        self,
-        task: Task,
-        conv: Conv,
-        tile: Tile,
-        order: str | None = None,
-        by_tile: bool | None = None,
-        ahead: int | None = None,
-    ) -> None:
-        super().__init__(task, conv, tile, order, by_tile, ahead)
+    def __init__(self, task: Task, conv: Conv, tile: Tile, walk: Walk = UNTUNED) -> None:
+        super().__init__(task, conv, tile, walk)
         self.flat = False
         depth, height, width = map(Spread.of, conv.axes)
         self.axes = (depth, height, width)
         self.phases = [_Phase(task, conv, tile, n, self.ahead) for n in range(min(width.stride, width.out))]
-        self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
+        self.weights_first = self._keep_weights() if walk.order is None else walk.order == ORDERS[0]
         short = not any(phase.rows.loop_taps for phase in self.phases)
-        self.by_tile = short and (self._few_rows() if by_tile is None else by_tile)
+        self.by_tile = short and (self._few_rows() if walk.by_tile is None else walk.by_tile)
 
     def _emit(self) -> None:
         """The same loop, its tiles those of all phases."""
@@ -222,7 +213,7 @@ class _Phase(DirectKernel):
     """The tiles of one phase of the width."""
 
     def __init__(self, task: Task, conv: Conv, tile: Tile, number: int, ahead: int) -> None:
-        super().__init__(task, conv, tile, ahead=ahead)
+        super().__init__(task, conv, tile, Walk(ahead=ahead))
         self.flat, self.number = False, number
         depth, height, width = map(Spread.of, conv.axes)
         self.axes = (depth, height, width.phase(number))
