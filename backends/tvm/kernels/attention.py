@@ -20,7 +20,7 @@ from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from ..views import dtype_of, shape_of
 from .attention_kernel import Kernel, Sdpa
 from .attention_pairs import PairedKernel, multiplies_pairs
-from .gemm import views_to_placeholder
+from .linear import views_to_placeholder
 
 
 def read_attention(task: Task) -> Sdpa | Refused:

@@ -139,7 +139,7 @@ class IntegerKernel(DirectKernel):
                         self.products.add(vector, quad, f.weights[0], (at.chunk, ic, kd, kh, ii, kw, b))
 
             self.rows.taps(f, start, run, each)
-        self._store(sums, at, start)
+        self._finish_sums(sums, at, start)
 
     def _quads(self, ic: Expr) -> Expr:
         """Steps in block `ic`."""
@@ -162,7 +162,7 @@ class IntegerKernel(DirectKernel):
             for b, vector in enumerate(row):
                 self.sums.start(vector, (at.chunk * self.tile.blocks + b) * self.lanes, pixel)
 
-    def _store(self, sums: list[list[Buffer]], at: Place, start: Expr) -> None:
+    def _finish_sums(self, sums: list[list[Buffer]], at: Place, start: Expr) -> None:
         """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
         rest = self.conv.out_channels % self.lanes
 

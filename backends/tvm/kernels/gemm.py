@@ -10,47 +10,26 @@ weights is all there is. Where the CPU multiplies pairs of bfloat16, a step of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
 
-from ..epilogue import Epilogue, plan_operands, wants_plain
+from ..epilogue import Epilogue, plan_operands
 from ..plan import PLAIN, computed_dtype, itemsize
-from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
-from ..views import is_view, shape_of
+from ..template import Lowered, Packed, Refused, Task
+from ..views import shape_of
 from .accumulate import Accumulators, part_end, parts_of
-from .ahead import AHEAD, look_ahead
+from .ahead import look_ahead
 from .bfloat16 import dot_products, pack_pairs
 from .conv import pack_bias
 from .emit import Buffer, Expr, Function, PackedArg, const
+from .linear import Linear, LinearKernel, LinearTemplate, views_to_placeholder
 from .pairs import Pairs, in_pairs
-from .rows import Rows
-from .tiles import L2_BYTES, ORDERS, Product, Tile, choose, tiles_to_try
-from .window import Axis, Run
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer's geometry: `rows` by `inner` times `inner` by `columns`."""
-
-    rows: int
-    inner: int
-    columns: int
-    x: fx.Node
-    w: int
-    bias: int | None
-    itemsize: int
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the weights."""
-        return self.itemsize * self.inner * self.columns
+from .tiles import L2_BYTES, Product, Tile
+from .window import Run
 
 
 def read_linear(task: Task) -> Linear | Refused:
@@ -77,60 +56,26 @@ def _constant(task: Task, node: Any) -> int | None:
     return position if position in task.constants else None
 
 
-def views_to_placeholder(task: Task, node: fx.Node) -> bool:
-    """Whether `node` is a placeholder under views alone."""
-    while is_view(node):
-        node = node.all_input_nodes[0]
-    return node in task.region.placeholders
-
-
-class Gemm:
+class Gemm(LinearTemplate):
     """The template: linear layers with constant weights."""
 
     name = "gemm"
 
-    def wants(self, task: Task) -> Wants | Refused:
-        """Everything PLAIN."""
-        linear = read_linear(task)
-        if isinstance(linear, Refused):
-            return linear
-        return wants_plain(task)
+    @property
+    def kernel(self) -> type[LinearKernel]:
+        """Floats, or pairs of bfloat16."""
+        return _Kernel
 
-    def space(self, task: Task) -> Sequence[Choice]:
-        """Register tiles, what the parallel loop walks along, and looking ahead."""
-        linear = read_linear(task)
-        assert isinstance(linear, Linear)
-        default = _Kernel(task, linear, default_tile(linear, task))
-        orders = ORDERS if default.weights_first else ORDERS[::-1]
-        tiles = tiles_to_try(_product_of(linear, task), task.target, default.tile)
-        distances = (default.ahead, 0) if default.ahead else (0,)
-        return distinct(
-            _Kernel(task, linear, tile, order, ahead).choice
-            for ahead in distances
-            for tile in tiles
-            for order in orders
-        )
+    def read(self, task: Task) -> Linear | Refused:
+        """Geometry of the region's linear layer, or why this template cannot take it."""
+        return read_linear(task)
 
-    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
-        """Choose the tile, then write the kernel."""
-        linear = read_linear(task)
-        assert isinstance(linear, Linear)
-        if choice is None:
-            return _Kernel(task, linear, default_tile(linear, task)).lower()
-        tile = Tile.parse(choice["tile"], task.target.block)
-        return _Kernel(task, linear, tile, str(choice["order"]), int(choice["ahead"])).lower()
-
-
-def default_tile(linear: Linear, task: Task) -> Tile:
-    """A tile that is good untuned."""
-    return choose(_product_of(linear, task), task.target, task.target.block)
-
-
-def _product_of(linear: Linear, task: Task) -> Product:
-    blocks = -(-linear.columns // task.target.block)
-    wait = _WAIT if linear.rows > 1 and linear.weight_bytes > L2_BYTES // 4 else 0.0
-    depth = linear.inner * linear.itemsize // 4
-    return Product(linear.rows, blocks, depth, 1, True, linear.inner * linear.itemsize, wait)
+    def product(self, linear: Linear, task: Task) -> Product:
+        """Weights of many rows that do not stay in the cache are waited for."""
+        blocks = -(-linear.columns // task.target.block)
+        wait = _WAIT if linear.rows > 1 and linear.weight_bytes > L2_BYTES // 4 else 0.0
+        depth = linear.inner * linear.itemsize // 4
+        return Product(linear.rows, blocks, depth, 1, True, linear.inner * linear.itemsize, wait)
 
 
 _WAIT = 0.25
@@ -139,29 +84,17 @@ _WAIT = 0.25
 Measured with weights from memory, 197 rows, 384 to 1152 columns: 213 GFLOP/s in tiles of 8x2, 220 in 16x1.
 """
 
-_L3_SHARE = 8 * L2_BYTES
-"""Weights that every core may read once for each of its tiles of rows, from the cache that all share."""
 
-
-class _Kernel:
-    """The matrix product of one task, for one tile; what is not given beside the tile is chosen."""
+class _Kernel(LinearKernel):
+    """The matrix product of floats."""
 
     def __init__(
         self, task: Task, linear: Linear, tile: Tile, order: str | None = None, ahead: int | None = None
     ) -> None:
-        """`order` is one of ORDERS; weights are asked for `ahead` cache lines before they are read."""
-        self.task, self.linear, self.tile = task, linear, tile
+        """Two k a step where the CPU multiplies pairs."""
+        super().__init__(task, linear, tile, order, ahead)
         self.pairs = in_pairs(task, linear.x)
         self.steps = linear.inner // 2 if self.pairs else linear.inner
-        self.chunks = -(-linear.columns // tile.block) // tile.blocks
-        self.rows = Rows.plan(Axis(linear.rows, linear.rows), tile.rows, tile.blocks)
-        self.weights_first = self._keep_weights() if order is None else order == ORDERS[0]
-        self.ahead = self._distance() if ahead is None else ahead
-
-    @property
-    def choice(self) -> Choice:
-        """What was chosen."""
-        return {"tile": self.tile.name, "order": ORDERS[not self.weights_first], "ahead": self.ahead}
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -176,13 +109,7 @@ class _Kernel:
             self.f, self.epilogue = f, Epilogue(f, anchor)
             self.paired = Pairs(f, [linear.x] if self.pairs else [])
             self.flat = self._flat_input()
-            parts = [self.chunks, self.rows.count]
-            order = [0, 1] if self.weights_first else [1, 0]
-            with f.parallel(prod(parts)) as task:
-                where: list[Expr] = [0, 0]
-                for axis, index in zip(order, f.unravel(task, [parts[a] for a in order]), strict=True):
-                    where[axis] = index
-                self.rows.tile(f, where[1], lambda start, run: self._tile(where[0], start, run))
+            self._emit()
         return Lowered(f.func, f.args, PLAIN, self.choice)
 
     def _flat_input(self) -> Buffer | None:
@@ -191,24 +118,6 @@ class _Kernel:
         if self.linear.x not in holders or self.pairs:
             return None
         return self.f.alias(self.f.inputs[holders.index(self.linear.x)], (self.linear.rows, self.linear.inner))
-
-    def _distance(self) -> int:
-        """A single row reads its weights as fast as memory gives them; there a longer way ahead is worth less."""
-        if self.linear.weight_bytes <= L2_BYTES:
-            return 0
-        return AHEAD if self.linear.rows > 1 else AHEAD // 4
-
-    def _keep_weights(self) -> bool:
-        """Whether each chunk of weights is read once and x once a chunk, or the other way round.
-
-        Many rows stay on the core that makes them: the next kernel, a norm or another product, finds them there.
-        """
-        weights, x = self.linear.weight_bytes, self.linear.itemsize * self.linear.inner * self.linear.rows
-        if self.rows.count >= 4 * self.task.target.threads and weights <= _L3_SHARE:
-            return False
-        chunk_first = weights + x * (self.chunks if x > L2_BYTES else 1)
-        row_first = x + weights * (self.rows.count if weights > L2_BYTES else 1)
-        return chunk_first <= row_first
 
     def _tile(self, chunk: Expr, start: Expr, run: Run | None) -> None:
         """Accumulate one tile and store it."""
@@ -243,19 +152,15 @@ class _Kernel:
 
     def _finish(self, acc: Accumulators, chunk: Expr, places: list[list[Expr]]) -> None:
         """Epilogue and store; the last column block may be narrower."""
-        rest = self.linear.columns % self.tile.block
 
         def write(last: bool) -> None:
             for i, place in enumerate(places):
                 for b in range(self.tile.blocks):
-                    with self.f.lanes(rest if last and b == self.tile.blocks - 1 else self.tile.block) as v:
+                    with self.f.lanes(self._width(b, last)) as v:
                         column = chunk * self.tile.columns + b * self.tile.block + v
                         self.epilogue.store([*place, column], acc.total(i, b)[v])
 
-        if rest:
-            self.f.branches([(chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])
-        else:
-            write(False)
+        self._on_last(chunk, write)
 
     def _pack_weight(self) -> PackedArg:
         """[chunk, step, block, lane], zeros in the lanes past the columns."""

@@ -23,7 +23,7 @@ from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from ..views import broadcast_index, memory_strides, shape_of
 from .accumulate import Accumulators, part_end, parts_of
 from .emit import Buffer, Expr, Function, const
-from .gemm import views_to_placeholder
+from .linear import views_to_placeholder
 from .rows import Rows
 from .tiles import Product, Tile, choose, tiles_to_try
 from .window import Axis, Run

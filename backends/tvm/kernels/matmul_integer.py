@@ -22,7 +22,7 @@ from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from ..views import memory_strides, shape_of
 from .dot import QUAD, products, words
 from .emit import Buffer, Expr, Function, const
-from .gemm import views_to_placeholder
+from .linear import views_to_placeholder
 from .matmul import MatMul, straight
 from .pairs import offset_of, place_of, side_by_side
 from .requantize import read_head

@@ -29,7 +29,7 @@ from ..template import Choice, Lowered, Refused, Task, Wants
 from ..views import broadcast_index, shape_of
 from .ahead import look_ahead_rows
 from .emit import Buffer, Expr, Function
-from .gemm import views_to_placeholder
+from .linear import views_to_placeholder
 
 LEAST = -(2**31)
 """Below every code: what the largest of a row starts from, and what stands where nothing is seen."""
