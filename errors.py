@@ -118,6 +118,30 @@ class NoIntegerForm(QuantizationError):
         )
 
 
+class NoOnnxForm(PlanishError):
+    """Operators of an integer program that cannot be said in ONNX; `ops` lists them all."""
+
+    def __init__(self, ops: Sequence[UnsupportedOp]) -> None:
+        """Group by operator: count, reason, then each layer with file:line."""
+        self.ops = tuple(ops)
+        super().__init__(
+            _listed(self.ops, "have no ONNX form"), "Rewrite these operators in the model, or compile it as it is."
+        )
+
+
+class NotImported(QuantizationError):
+    """A graph that others quantized says what our integers cannot mean; `ops` lists all of it."""
+
+    def __init__(self, ops: Sequence[UnsupportedOp]) -> None:
+        """Group by operator: count, reason, then each layer with file:line."""
+        self.ops = tuple(ops)
+        super().__init__(
+            _listed(self.ops, "of a quantized graph cannot be imported"),
+            "Quantize statically with one scale an activation and one a channel of weights, in 8 bits; or give planish "
+            'the float model: precision="int8" with calibration=loader quantizes it.',
+        )
+
+
 class RewriteMismatch(PlanishError):
     """verify=True found a rewrite that changes the numbers at its boundary."""
 

@@ -13,6 +13,7 @@ differently there (batch norm, dropout, or a forward that reads `self.training`)
 from __future__ import annotations
 
 import copy
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -252,6 +253,8 @@ def _first_line(error: Exception) -> str:
 
 def _refuse_train_mode(model: nn.Module) -> None:
     """Train mode changes what batch norm and dropout compute; refuse it by name."""
+    if _is_exported(model):
+        return
     training = [(path or "(the model)", m) for path, m in model.named_modules() if m.training]
     wrong = [(path, m) for path, m in training if model.training or _mode_matters(m)]
     if wrong:
@@ -262,6 +265,15 @@ def _refuse_train_mode(model: nn.Module) -> None:
         raise TrainModeError(
             f"{len(training)} of {total} modules are in train mode: {shown}{more}.", "Call model.eval() first."
         )
+
+
+def _is_exported(model: nn.Module) -> bool:
+    """Whether a module is a graph of operators, which say themselves what they do: its flag is nobody's."""
+    if not isinstance(model, fx.GraphModule):
+        return False
+    calls = [node.target for node in model.graph.nodes if node.op in ("call_function", "call_method", "call_module")]
+    operators = [target for target in calls if target != "_guards_fn"]
+    return bool(operators) and all(isinstance(t, torch._ops.OpOverload) or t is operator.getitem for t in operators)
 
 
 def _mode_matters(module: nn.Module) -> bool:

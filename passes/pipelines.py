@@ -115,6 +115,25 @@ EXACT: tuple[Step, ...] = (
 )
 """CAPTURED → OPTIMIZED, equal over the reals: what every door runs unless told otherwise."""
 
+IMPORTED: tuple[Step, ...] = (
+    Repeat(
+        "imported",
+        (
+            *NORMALIZE,
+            FoldConstants(),
+            CanonicalizeSlices(),
+            CanonicalizeLinear(),
+            FoldConstants(),
+            MergeViews(),
+            FoldAffineBackward(),  # a number a channel of results: another scale for the same codes
+            LowerBatchNorm(),
+            MergeViews(),
+            RemoveDuplicates(),
+        ),
+    ),
+)
+"""CAPTURED → OPTIMIZED for graphs that others quantized: without what mixes weights, which stand on given codes."""
+
 BFLOAT16: tuple[Pass, ...] = (
     LowerToBfloat16(),  # after folding, whose products of weights are rounded once; before grouping, which fuses casts
 )

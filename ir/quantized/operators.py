@@ -143,11 +143,20 @@ FLOATING: tuple[Operator, ...] = (
         rows.masked_softmax,
         lambda x, seen, dim: _empty(x, x.dtype),
     ),
+    Operator(
+        "rounded(Tensor x, float scale, int zero, int low, int high) -> Tensor",
+        pointwise.rounded,
+        lambda x, *codes: _empty(x, x.dtype),
+    ),
 )
-"""What a float program says so that it can be calibrated: it has no scores of -inf. Not for kernels."""
+"""What a float program says so that it can be calibrated: it has no scores of -inf; and which values of it stand on
+codes of uint8 that others chose. Not for kernels."""
 
 _LIBRARY = torch.library.Library("planish", "DEF")
 for _operator in (*OPERATORS, *FLOATING):
     _LIBRARY.define(_operator.schema)
     _LIBRARY.impl(_operator.name, _operator.compute, "CPU")
     torch.library.register_fake(f"planish::{_operator.name}", _operator.shape, lib=_LIBRARY)
+
+ROUNDED = torch.ops.planish.rounded.default
+"""The second of these."""

@@ -33,6 +33,12 @@ def dequantize(x: Tensor, scale: Tensor, zero: int) -> Tensor:
     return centered(x, zero).to(torch.float32) * scale.to(torch.float32)
 
 
+def rounded(x: Tensor, scale: float, zero: int, low: int, high: int) -> Tensor:
+    """What the codes of floats stand for: dequantize(quantize(x)), in the dtype of x."""
+    codes = quantize(x, scale, zero, low, high, torch.uint8)
+    return dequantize(codes, torch.tensor(scale), zero).to(x.dtype)
+
+
 def requantize(
     x: Tensor,
     multiplier: Tensor,

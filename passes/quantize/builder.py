@@ -40,6 +40,7 @@ from .forms import (
     truths,
 )
 from .plan import Plan
+from .weights import Quantizer, quantize_weight
 
 planish = torch.ops.planish
 aten = torch.ops.aten
@@ -61,6 +62,7 @@ class Builder:
     graph: fx.Graph = field(default_factory=fx.Graph)
     forms: dict[fx.Node, Form] = field(default_factory=dict)
     plain: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    quantizer: Quantizer = quantize_weight
 
     def __post_init__(self) -> None:
         """Empty tables."""
@@ -82,10 +84,14 @@ class Builder:
 
     def bytes_of(self, node: fx.Node) -> tuple[fx.Node, QuantParams]:
         """Codes of 8 bits: the planned ones, or where these are wider, those of the same range."""
-        params = self.params(node)
-        if params.dtype.itemsize != 1:
-            params = QuantParams.asymmetric(*self.plan.range(node))
+        params = self.plan.bytes(node)
         return self.read(node, Target.of(params)), params
+
+    def summands(self, node: fx.Node) -> tuple[fx.Node, QuantParams]:
+        """Codes to be added up or multiplied by a number: of 16 bits where a value has no codes of its own."""
+        if self.plan.stored(node):
+            return self.bytes_of(node)
+        return self.codes(node), self.params(node)
 
     def read(self, node: fx.Node, target: Target) -> fx.Node:
         """A float node's codes as a reader wants them; what is made stands for this node alone."""
@@ -108,9 +114,10 @@ class Builder:
     def term(self, node: fx.Node) -> Term:
         """A float node's integers, as they are where only one reads them: an accumulator need not be rounded."""
         form = self.forms[node]
-        if isinstance(form, Accumulator) and len(node.users) == 1:
+        alone = len(node.users) == 1 or not self.plan.stored(node)
+        if isinstance(form, Accumulator) and alone:
             return form.term
-        if isinstance(form, Gained) and len(node.users) == 1:
+        if isinstance(form, Gained) and alone:
             return form.term(self)
         if isinstance(form, Constant):
             return self.constant_term(form)
@@ -174,6 +181,7 @@ class Builder:
         self._first = self._first or made
         origins = (origin for node in self._standing for origin in node.meta.get("origins", ()))
         made.meta = {"val": value, "origins": tuple(dict.fromkeys(origins))}
+        made.meta["stands_for"] = tuple(node.name for node in self._standing)
         if op.namespace != "planish" and is_floating(made):
             made.meta["float"] = "a layer in float reads it"
         return made
@@ -210,7 +218,7 @@ class Builder:
 
     def _make(self, node: fx.Node, target: Target) -> fx.Node:
         form = self.forms[node]
-        if isinstance(form, Constant) or len(node.users) == 1:
+        if isinstance(form, Constant) or len(node.users) == 1 or not self.plan.stored(node):
             return form.emit(self, target)
         planned = Target.of(self.params(node))
         if target == planned:

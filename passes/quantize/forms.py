@@ -22,6 +22,7 @@ from ...ir.dyadic import multipliers, sum_multipliers
 from ...ir.quantized.constants import CURVE_SHIFT, Function, curve_coefficients
 from ...ir.quantized.constants import table as table_of
 from ...ir.types import QuantParams
+from .trim import trimmed
 
 if TYPE_CHECKING:
     from .builder import Builder
@@ -148,13 +149,33 @@ class Pointwise(Form):
 
     def emit(self, builder: Builder, target: Target) -> fx.Node:
         """One lookup, whatever the function is made of."""
-        x, y = builder.params(self.source), target.params
-        codes = builder.codes(self.source)
+        x, y = self._argument(builder, target), target.params
+        codes = builder.read(self.source, Target.of(x))
         if x.dtype is torch.int16:
             curve = builder.weight("curve", curve_coefficients(self.function, x, y))
             return builder.call(planish.curve.default, codes, curve, CURVE_SHIFT, target.low, target.high, y.dtype)
         entries = table_of(self.function, x, y).clamp(target.low, target.high)
         return builder.call(planish.lookup.default, codes, builder.weight("table", entries))
+
+    def _argument(self, builder: Builder, target: Target) -> QuantParams:
+        """The source's codes; without any, 16 bits over where the function's codes differ."""
+        if builder.plan.stored(self.source):
+            return builder.params(self.source)
+        ends = trimmed(self.function, builder.plan.range(self.source), target.params)
+        return QuantParams.symmetric(max(map(abs, ends)), 16)
+
+
+@dataclass(frozen=True)
+class Rounded(Form):
+    """A value that stands on codes which the graph gives: these are made first, whatever a reader wants."""
+
+    source: fx.Node
+    params: QuantParams
+
+    def emit(self, builder: Builder, target: Target) -> fx.Node:
+        """The given codes, requantized where others are wanted."""
+        codes = builder.read(self.source, Target.of(self.params))
+        return requantize(builder, Term(codes, one(self.params.scale), self.params.zero), target)
 
 
 @dataclass(frozen=True)

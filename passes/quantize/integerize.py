@@ -5,7 +5,8 @@
 `ranges` is what `calibrate` returns for this very program, at stage OPTIMIZED. One rule an operator
 (`rules/table.py`) says which form stands for its value; codes are made when a reader asks for them (`forms.py`,
 `builder.py`), so that bounds, sums and functions go into the requantization before them. The result runs in PyTorch.
-Its nodes have `meta["quant"]`, what their codes mean, and `meta["of"]`, the float node they stand for.
+Its nodes have `meta["quant"]`, what their codes mean, and `meta["of"]`, the float node they are the value of; calls
+have `meta["stands_for"]`, all the float nodes that they compute.
 
 An operator without an integer form is an error that lists all of them, or with `integer_only=False` it stays in
 float between a `dequantize` and a `quantize`; `Settings.keep` says by name which nodes stay so in any case. Nodes in
@@ -28,10 +29,12 @@ from ...ir.quantized.operators import OPERATORS
 from .bias import Means
 from .builder import Builder, is_floating
 from .forms import Constant, Floating, Form
+from .imported.given_plan import GivenPlan, is_imported
 from .plan import Codes, Plan, Ranges, layer_of
 from .rules import attention
 from .rules.moves import order
 from .rules.table import rule_of
+from .weights import grid_weight
 from .widths import codes_by_use
 
 aten = torch.ops.aten
@@ -64,9 +67,11 @@ class _Integerize:
         assert OPERATORS
         _starts_from_float32(program)
         self.program, self.settings = program, settings
-        self.builder = Builder(
-            program, Plan(program.graph, ranges, codes_by_use(program.graph, settings.codes)), settings.means
-        )
+        if is_imported(program):
+            self.builder = Builder(program, GivenPlan(program, ranges), quantizer=grid_weight)
+        else:
+            plan = Plan(program.graph, ranges, codes_by_use(program.graph, settings.codes))
+            self.builder = Builder(program, plan, settings.means)
         self.refused: list[UnsupportedOp] = []
 
     def run(self) -> Program:
@@ -103,7 +108,7 @@ class _Integerize:
         builder = self.builder
         if not is_floating(node) and not any(is_floating(source) for source in node.all_input_nodes):
             self._in_float(node, None)
-        elif node.name in self.settings.keep:
+        elif node.name in self.settings.keep and integer_name(node) != "rounded":
             self._in_float(node, self.settings.keep[node.name])
         elif is_call(node, aten.argmax.default, aten.argmin.default):
             builder.plain[node] = order(node, builder)

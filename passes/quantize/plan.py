@@ -56,6 +56,22 @@ class Plan:
                 self._ranges[node] = ends
                 self._codes[node] = makers[0] if makers else QuantParams.asymmetric
 
+    def stored(self, node: fx.Node) -> bool:
+        """Whether a value with several readers has codes of its own, which all of them read."""
+        return True
+
+    def bytes(self, node: fx.Node) -> QuantParams:
+        """Codes of 8 bits: the planned ones, or where these are wider, those of the same range."""
+        params = self.params(node)
+        return params if params.dtype.itemsize == 1 else QuantParams.asymmetric(*self.range(node))
+
+    def factor(self, node: fx.Node) -> QuantParams:
+        """Symmetric codes of 8 bits: the planned ones, or those of the same range."""
+        params = self.params(node)
+        if params.dtype is torch.int8 and not params.zero:
+            return params
+        return QuantParams.symmetric(max(map(abs, self.range(node))))
+
     def range(self, node: fx.Node) -> tuple[float, float]:
         """What the codes of a node have to cover."""
         if node not in self._ranges:

@@ -23,6 +23,7 @@ from ...ir.program import Program
 from ...ir.scales import moves
 from ...ir.types import QuantParams
 from .bias import Means, corrected
+from .imported.given_plan import is_imported
 from .weights import quantize_weight
 
 aten = torch.ops.aten
@@ -111,17 +112,18 @@ def _fakes(
     """Each constant, as its codes stand for it where a layer reads it as integers; and biases that were corrected."""
     weights: dict[str, Any] = {name: _Value(tensor, tensor, tensor) for name, tensor in program.weights.items()}
     biases: dict[fx.Node, Tensor] = {}
+    given_codes = is_imported(program)  # weights are values of their codes
     quantized = {name.rpartition(".codes")[0] for name in integer.weights}
     for node in program.graph.nodes:
         if not is_call(node, aten.convolution.default, aten.linear.default):
             continue
         given = list(node.args[:3])
         name, source = str(given[1].target), given[0].name
-        if name in quantized:
+        if name in quantized and not given_codes:
             tensor = program.weights[name]
             bias = program.weights.get(str(given[2].target)) if given[2] is not None else None
             scale = codes[source][1].scale if source in codes else 1.0  # bytes of an image are codes of scale 1
-            fake = _fake_weight(node, tensor, bias, scale)
+            fake = fake_weight(node, tensor, bias, scale)
             weights[name] = _Value(tensor, fake.to(tensor.dtype), fake.to(tensor.dtype))
             if means and given[0] in means:
                 made = corrected(node, means[given[0]], fake - tensor.to(torch.float64), bias)
@@ -129,7 +131,7 @@ def _fakes(
     return weights, biases
 
 
-def _fake_weight(node: fx.Node, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def fake_weight(node: fx.Node, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """What the codes of a weight stand for; those of a transposed convolution have their output channels first."""
     given = arguments(node)
     if not given.get("transposed"):

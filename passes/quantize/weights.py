@@ -8,6 +8,7 @@ them): their weights lose bits so that |b_q| <= 2^29, and the accumulator keeps 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,10 @@ MOST = 127
 """Codes of weights are -127..127: as far down as up."""
 BIAS_BITS = 29
 """A bias takes at most a quarter of an int32 accumulator."""
+WHOLE = 2.0**-14
+"""A product of a code below 256 and a scale, rounded to float32 a few times, is off by less than this many steps."""
+GLANCE = 16
+"""Numbers of a row that are looked at first."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,59 @@ def quantize_weight(
     codes = (wide / _along(scales, wide, channel_dim) + 0.5).floor().clamp(-MOST, MOST).to(torch.int8)
     biases = None if offset is None else (offset / (x_scale * scales) + 0.5).floor().to(torch.int32)
     return QuantizedWeight(codes, biases, scales)
+
+
+def grid_weight(weight: Tensor, bias: Tensor | None, x_scale: float, layer: str) -> QuantizedWeight:
+    """Codes of a weight whose channels are multiples of a step already, in 8 bits: its own, times a whole number.
+
+    The step of a channel is what its largest weight is by the least number of steps, 1 to 128, that makes all of them
+    whole. More steps of a part of it mean the same, and a finer bias.
+    """
+    wide = weight.detach().to(torch.float64)
+    rows = wide.flatten(1)
+    steps = _steps(rows)
+    if bool((steps == 0).any()):
+        channel = int((steps == 0).to(torch.uint8).argmax())
+        raise QuantizationError(
+            f"{layer}: the graph gives no codes of 8 bits to its weights (channel {channel})",
+            "Quantize the weights in the graph, symmetrically, or keep the layer in float.",
+        )
+    most = rows.abs().amax(1)
+    codes = (rows * (steps / most.where(most > 0, 1.0))[:, None]).round()
+    room = torch.minimum(MOST // codes.amax(1).clamp(min=1), (MOST + 1) // (-codes.amin(1)).clamp(min=1)).clamp(min=1)
+    scales = torch.where(most > 0, most / (steps * room), 1.0)
+    offset = None if bias is None else bias.detach().to(torch.float64)
+    if offset is not None:
+        heavy = offset.abs() / (x_scale * scales) > 2.0**BIAS_BITS  # channels whose weights are nearly nothing
+        coarse = quantize_weight(rows, bias, x_scale, layer)
+        scales = torch.where(heavy, coarse.scales, scales)
+        codes = torch.where(heavy[:, None], coarse.weight.to(torch.float64), codes * room[:, None])
+    else:
+        codes = codes * room[:, None]
+    biases = None if offset is None else (offset / (x_scale * scales) + 0.5).floor().to(torch.int32)
+    return QuantizedWeight(codes.to(torch.int8).reshape(weight.shape), biases, scales)
+
+
+Quantizer = Callable[[Tensor, Tensor | None, float, str], QuantizedWeight]
+"""Codes of a weight (outputs first) and a bias, by the input's scale; the last says whose."""
+
+
+def _steps(rows: Tensor) -> Tensor:
+    """How many steps each row's largest number is; 0 where none up to 128 makes all numbers of int8."""
+    found = torch.zeros(len(rows), dtype=torch.float64)
+    most = rows.abs().amax(1)
+    unit = rows / most.where(most > 0, 1.0)[:, None]
+    for count in range(1, MOST + 2):
+        open_rows = (found == 0).nonzero().flatten()
+        near = open_rows[_whole(unit[open_rows, :GLANCE] * count)]  # a few numbers bar most counts
+        own = unit[near] * count
+        found[near[_whole(own) & (own.amax(1) < MOST + 0.5)]] = count
+    return found
+
+
+def _whole(values: Tensor) -> Tensor:
+    """Rows of whole numbers, but for what float32 rounded."""
+    return ((values - values.round()).abs() <= WHOLE).all(1)
 
 
 def _along(values: Tensor, weight: Tensor, channel_dim: int) -> Tensor:

@@ -31,7 +31,7 @@ def matmul(node: fx.Node, builder: Builder) -> Form | str:
     first, x = builder.bytes_of(operands[0])
     second, y = _symmetric(builder, operands[1])
     depth = operands[0].meta["val"].shape[-1]
-    if depth * max(x.high - x.zero, x.zero - x.low) * y.high > INT32[1]:
+    if depth * max(x.high - x.zero, x.zero - x.low) * max(y.high, -y.low) > INT32[1]:
         return f"a sum of {depth} products does not fit 32 bits"
     with builder.stand_for(node):
         total = builder.call(planish.matmul.default, first, second, x.zero)
@@ -40,9 +40,7 @@ def matmul(node: fx.Node, builder: Builder) -> Form | str:
 
 def _symmetric(builder: Builder, node: fx.Node) -> tuple[fx.Node, QuantParams]:
     """Codes of a second factor: the planned ones, or symmetric ones of the same range."""
-    params = builder.params(node)
-    if params.dtype is not torch.int8 or params.zero:
-        params = QuantParams.symmetric(max(map(abs, builder.plan.range(node))))
+    params = builder.plan.factor(node)
     return builder.read(node, Target.of(params)), params
 
 

@@ -81,7 +81,7 @@ def _resized(node: fx.Node, builder: Builder, steps: list[Along]) -> Form | None
     if isinstance(form, Resized):
         term, most = form.term, form.most
     else:
-        codes, x = builder.bytes_of(source)
+        codes, x = builder.summands(source)
         term, most = Term(codes, one(x.scale), x.zero), max(x.high - x.zero, x.zero - x.low)
     for number, step in enumerate(steps, 1):
         last = number == len(steps) and not _continues(node)

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from ....ir.ops import arguments
 from ..builder import Builder, is_floating
-from ..forms import Accumulator, Clamped, Constant, Form, Gained, Pointwise, Term
+from ..forms import Accumulator, Clamped, Constant, Form, Gained, Pointwise, Rounded, Term
 from . import pixels
 from .axes import interpolated
 from .products import product
@@ -41,6 +41,11 @@ def bounded(node: fx.Node, builder: Builder) -> Form | str:
         inner = form.function
         return Pointwise(form.source, lambda x: inner(x).clamp(least, most))
     return Clamped(source, least, most)
+
+
+def rounded(node: fx.Node, builder: Builder) -> Form | str:
+    """A value on given codes."""
+    return Rounded(node.all_input_nodes[0], builder.params(node))
 
 
 def same(node: fx.Node, builder: Builder) -> Form | str:
@@ -131,7 +136,7 @@ def _product(node: fx.Node, builder: Builder, a: Any, b: Any) -> Form | str:
     if bool((gain > 0).all()) and torch.broadcast_shapes(gain.shape, a.meta["val"].shape) == a.meta["val"].shape:
         term = builder.term(a)
         return Accumulator(Term(term.node, term.scale * gain.reshape(gain.shape or (1,)), term.zero))
-    codes, x = builder.bytes_of(a)
+    codes, x = builder.summands(a)
     with builder.stand_for(node):
         factor = builder.constant_term(Constant(f"{node.name}.gain", gain))
         made = builder.call(planish.mul.default, codes, factor.node, x.zero, 0)

@@ -14,7 +14,7 @@ from ..bias import corrected
 from ..builder import Builder, constant_of
 from ..forms import Accumulator, Form, Term, one
 from ..plan import layer_of
-from ..weights import QuantizedWeight, quantize_weight
+from ..weights import QuantizedWeight
 from . import pixels
 
 planish = torch.ops.planish
@@ -55,8 +55,8 @@ def linear(node: fx.Node, builder: Builder) -> Form | str:
 
 def product(node: fx.Node, builder: Builder, a: fx.Node, b: fx.Node) -> Form:
     """The product of two activations, element by element."""
-    first, x = builder.bytes_of(a)
-    second, y = builder.bytes_of(b)
+    first, x = builder.summands(a)
+    second, y = builder.summands(b)
     with builder.stand_for(node):
         total = builder.call(planish.mul.default, first, second, x.zero, y.zero)
     return Accumulator(Term(total, one(x.scale * y.scale), 0))
@@ -67,12 +67,12 @@ def _quantized(
 ) -> QuantizedWeight:
     """Codes of a layer's weight and bias, corrected where its input's mean is known; `transposed` by so many groups."""
     rows = by_output(weight, transposed) if transposed else weight
-    made = quantize_weight(rows, bias, x_scale, layer_of(node))
+    made = builder.quantizer(rows, bias, x_scale, layer_of(node))
     mean = builder.means.get(node.args[0])  # type: ignore[arg-type]
     if mean is not None:
         error = made.values() - rows.detach().to(torch.float64)
         error = by_input(error, transposed) if transposed else error
-        made = quantize_weight(rows, corrected(node, mean, error, bias), x_scale, layer_of(node))
+        made = builder.quantizer(rows, corrected(node, mean, error, bias), x_scale, layer_of(node))
     return QuantizedWeight(by_input(made.weight, transposed) if transposed else made.weight, made.bias, made.scales)
 
 

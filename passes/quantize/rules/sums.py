@@ -40,7 +40,7 @@ def reduction(node: fx.Node, builder: Builder) -> Form | str:
     rank = x.meta["val"].dim()
     dims = [dim % rank for dim in given.get("dim") or range(rank)]
     count = math.prod(x.meta["val"].shape[dim] for dim in dims)
-    codes, params = builder.bytes_of(x)
+    codes, params = builder.summands(x)
     if not _fits(count, params):
         return f"a sum of {count} values does not fit 32 bits"
     scale = params.scale / count if node.target in MEANS else params.scale
@@ -56,7 +56,7 @@ def average_pool(node: fx.Node, builder: Builder) -> Form | str:
     kernel, padding = list(given["kernel_size"]), list(given["padding"])
     stride = list(given["stride"]) or kernel
     ceil, override = bool(given["ceil_mode"]), given.get("divisor_override")
-    codes, params = builder.bytes_of(x)
+    codes, params = builder.summands(x)
     if not _fits(math.prod(kernel), params):
         return f"a sum of {math.prod(kernel)} values does not fit 32 bits"
     if override:

@@ -70,6 +70,8 @@ def rule_of(node: fx.Node) -> Rule | None:
         return RULES[node.target]  # type: ignore[index]
     if integer_name(node) == "masked_softmax":
         return attention.softmax
+    if integer_name(node) == "rounded":
+        return pointwise.rounded
     if moves(node):
         return move
     if family(node) == "pointwise" and is_boolean(node):
