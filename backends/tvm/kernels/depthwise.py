@@ -16,7 +16,7 @@ import numpy as np
 from ..epilogue import Epilogue, plan_operands, reads_exact_lanes, wants_blocked
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .conv import Conv, pack_bias, read_conv
-from .emit import Expr, Function, PackedArg, const
+from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
 from .window import Run
 
@@ -26,9 +26,18 @@ class Depthwise:
 
     name = "depthwise"
 
+    @property
+    def kernel(self) -> type[DepthwiseKernel]:
+        """What multiplies."""
+        return DepthwiseKernel
+
+    def read(self, task: Task) -> Conv | Refused:
+        """Geometry of the region's convolution, or why this template cannot take it."""
+        return read_conv(task)
+
     def wants(self, task: Task) -> Wants | Refused:
         """Everything blocked."""
-        conv = read_conv(task)
+        conv = self.read(task)
         if isinstance(conv, Refused):
             return conv
         if not conv.groups == conv.channels == conv.out_channels or conv.groups == 1:
@@ -37,20 +46,20 @@ class Depthwise:
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Pixels of a tile, and what a task of the parallel loop is: rows or single tiles."""
-        conv = read_conv(task)
+        conv = self.read(task)
         assert isinstance(conv, Conv)
-        default = _Kernel(task, conv)
+        default = self.kernel(task, conv)
         shares = (default.by_tile, not default.by_tile)
-        kernels = (_Kernel(task, conv, p, share) for p in pixels_to_try(task, conv.axes[2].out) for share in shares)
+        kernels = (self.kernel(task, conv, p, share) for p in pixels_to_try(task, conv.axes[2].out) for share in shares)
         return distinct([default.choice, *(kernel.choice for kernel in kernels)])
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Parallel over rows, tiles of pixels within a row."""
-        conv = read_conv(task)
+        conv = self.read(task)
         assert isinstance(conv, Conv)
         if choice is None:
-            return _Kernel(task, conv).lower()
-        return _Kernel(task, conv, int(choice["pixels"]), choice["share"] == "tiles").lower()
+            return self.kernel(task, conv).lower()
+        return self.kernel(task, conv, int(choice["pixels"]), choice["share"] == "tiles").lower()
 
 
 def pixels_in_registers(task: Task) -> int:
@@ -66,13 +75,14 @@ def pixels_to_try(task: Task, row: int) -> list[int]:
     return list(dict.fromkeys(max(1, min(width, row)) for width in widths))
 
 
-class _Kernel:
+class DepthwiseKernel:
     """The depthwise kernel of one task."""
 
     def __init__(self, task: Task, conv: Conv, pixels: int | None = None, by_tile: bool | None = None) -> None:
         """`pixels` a tile and whether tiles, not rows, are shared among threads; chosen where not given."""
         self.task, self.conv = task, conv
         self.block = task.target.block
+        self.layout = f"c{self.block}"
         self.blocks = -(-conv.channels // self.block)
         self.pixels = min(pixels or pixels_in_registers(task), conv.axes[2].out)
         self.rows = Rows.plan(conv.axes[2], self.pixels, 1)
@@ -87,7 +97,7 @@ class _Kernel:
 
     def lower(self) -> Lowered:
         """Emit everything."""
-        conv, layout = self.conv, f"c{self.block}"
+        conv, layout = self.conv, self.layout
         bias = [] if conv.bias is None else [pack_bias(conv.bias, self.blocks * self.block, self.block)]
         operands = plan_operands(self.task, layout, [conv.w] if conv.bias is None else [conv.w, conv.bias])
         self.exact = conv.channels % self.block != 0 and reads_exact_lanes(self.task, operands)
@@ -96,20 +106,23 @@ class _Kernel:
             self.f, self.epilogue = f, Epilogue(f, anchor)
             space = tuple(a.size for a in conv.axes)
             self.x = f.alias(f.inputs[conv.x], (conv.batch, self.blocks, *space, self.block))
-            d, h, _ = conv.axes
-            parts = [conv.batch, self.blocks, d.out, h.out]
-            parts.append(self.rows.count if self.by_tile else 1)
-            with f.parallel(prod(parts)) as task:
-                *place, tile = f.unravel(task, parts)
-
-                def body(start: Expr, run: Run | None) -> None:
-                    self._tile(place, start, run)
-
-                if self.by_tile:
-                    self.rows.tile(f, tile, body)
-                else:
-                    self.rows.row(f, body)
+            self._emit()
         return Lowered(f.func, f.args, layout, self.choice)
+
+    def _emit(self) -> None:
+        """The parallel loop over images, channel blocks and rows (or tiles, where rows are few)."""
+        f, (d, h, _) = self.f, self.conv.axes
+        parts = [self.conv.batch, self.blocks, d.out, h.out, self.rows.count if self.by_tile else 1]
+        with f.parallel(prod(parts)) as task:
+            *place, tile = f.unravel(task, parts)
+
+            def body(start: Expr, run: Run | None) -> None:
+                self._tile(place, start, run)
+
+            if self.by_tile:
+                self.rows.tile(f, tile, body)
+            else:
+                self.rows.row(f, body)
 
     def _tile(self, place: list[Expr], start: Expr, run: Run | None) -> None:
         """Accumulate and store some pixels of one row and channel block."""
@@ -133,21 +146,24 @@ class _Kernel:
             self.rows.taps(f, start, run, each)
         self._finish(acc, n, c, [z, y, start])
 
-    def _finish(self, acc: list[Any], n: Expr, c: Expr, at: list[Expr]) -> None:
+    def _finish(self, vectors: list[Buffer], n: Expr, c: Expr, at: list[Expr]) -> None:
         """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
         rank = len(self.task.output.shape) - 2
 
-        def write(lanes: int) -> None:
-            for i, vector in enumerate(acc):
-                with self.f.lanes(lanes) as v:
-                    index = [n, c * self.block + v, *[at[0], at[1], at[2] + i][3 - rank :]]
-                    self.epilogue.store(index, vector[v])
+        def write(kept: int) -> None:
+            for i, vector in enumerate(vectors):
+                self._store(vector, kept, n, c, [at[0], at[1], at[2] + i][3 - rank :])
 
         if self.exact:
             rest = self.conv.channels % self.block
             self.f.branches([(c < self.blocks - 1, lambda: write(self.block)), (True, lambda: write(rest))])
         else:
             write(self.block)
+
+    def _store(self, vector: Buffer, kept: int, n: Expr, c: Expr, where: list[Expr]) -> None:
+        """Epilogue and store of the first `kept` lanes of one pixel."""
+        with self.f.lanes(kept) as v:
+            self.epilogue.store([n, c * self.block + v, *where], vector[v])
 
     def _pack_weight(self) -> PackedArg:
         """[channel block, kd, kh, kw, lane], zeros in the lanes past the channels."""

@@ -10,70 +10,42 @@ dilated taps and taps in a loop are multiplied one by one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import prod
 
 import numpy as np
 
 from ..compat import tirx
-from ..epilogue import wants_blocked
-from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
+from ..template import Lowered, Packed, Refused, Task
 from .borders import Classes, border_key, column_class
 from .conv import Conv, read_integer_conv
-from .depthwise import pixels_in_registers, pixels_to_try
+from .depthwise import Depthwise, DepthwiseKernel
 from .dot import QUAD, products, wrapped
 from .emit import Buffer, Expr, Function, PackedArg
 from .integer_sums import IntegerSums
 from .quads import Group, groups_of
-from .rows import Rows
 from .window import Run
 
 
-class DepthwiseInteger:
+class DepthwiseInteger(Depthwise):
     """The template: as many groups as input and as output channels."""
 
     name = "depthwise_integer"
 
-    def wants(self, task: Task) -> Wants | Refused:
-        """Everything blocked."""
-        conv = read_integer_conv(task)
-        if isinstance(conv, Refused):
-            return conv
-        if not conv.groups == conv.channels == conv.out_channels or conv.groups == 1:
-            return Refused(f"{conv.groups} groups of {conv.channels} channels to {conv.out_channels} are not depthwise")
-        return wants_blocked(task, {conv.x: (f"c{task.target.block}",)})
+    @property
+    def kernel(self) -> type[DepthwiseKernel]:
+        """What multiplies."""
+        return _Kernel
 
-    def space(self, task: Task) -> Sequence[Choice]:
-        """Pixels of a tile, and what a task of the parallel loop is: rows or single tiles."""
-        conv = read_integer_conv(task)
-        assert isinstance(conv, Conv)
-        default = _Kernel(task, conv)
-        shares = (default.by_tile, not default.by_tile)
-        kernels = (_Kernel(task, conv, p, share) for p in pixels_to_try(task, conv.axes[2].out) for share in shares)
-        return distinct([default.choice, *(kernel.choice for kernel in kernels)])
-
-    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
-        """Parallel over rows, tiles of pixels within a row."""
-        conv = read_integer_conv(task)
-        assert isinstance(conv, Conv)
-        if choice is None:
-            return _Kernel(task, conv).lower()
-        return _Kernel(task, conv, int(choice["pixels"]), choice["share"] == "tiles").lower()
+    def read(self, task: Task) -> Conv | Refused:
+        """Geometry of the region's convolution of codes, or why this template cannot take it."""
+        return read_integer_conv(task)
 
 
-class _Kernel:
-    """The depthwise kernel of one task."""
+class _Kernel(DepthwiseKernel):
+    """The depthwise kernel of codes."""
 
     def __init__(self, task: Task, conv: Conv, pixels: int | None = None, by_tile: bool | None = None) -> None:
-        """`pixels` a tile and whether tiles, not rows, are shared among threads; chosen where not given."""
-        self.task, self.conv = task, conv
-        self.block = task.target.block
-        self.layout = f"c{self.block}"
-        self.blocks = -(-conv.channels // self.block)
-        self.pixels = min(pixels or pixels_in_registers(task), conv.axes[2].out)
-        self.rows = Rows.plan(conv.axes[2], self.pixels, 1)
-        if by_tile is None:
-            by_tile = conv.batch * self.blocks * prod(a.out for a in conv.axes[:2]) < 8 * task.target.threads
-        self.by_tile = by_tile and not self.rows.loop_taps
+        """As for floats."""
+        super().__init__(task, conv, pixels, by_tile)
         self.classes = tuple(Classes.of(a) for a in conv.axes)
         width = conv.axes[2]
         self.products = products(task.target, self.block)
@@ -83,11 +55,6 @@ class _Kernel:
             self.groups = {run: groups_of(width, run) for run in self.rows.tiles}
         found = {v for groups in self.groups.values() for group in groups for _, v in group.readers}
         self.variants = sorted(found, key=lambda v: (v.first, v.low, v.high))
-
-    @property
-    def choice(self) -> Choice:
-        """What was chosen."""
-        return {"pixels": self.pixels, "share": "tiles" if self.by_tile else "rows"}
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -105,21 +72,6 @@ class _Kernel:
             self.x = f.alias(f.inputs[conv.x], (conv.batch, self.blocks, *space, width * self.block))
             self._emit()
         return Lowered(f.func, f.args, self.layout, self.choice)
-
-    def _emit(self) -> None:
-        """The parallel loop over images, channel blocks and rows (or tiles, where rows are few)."""
-        f, (d, h, _) = self.f, self.conv.axes
-        parts = [self.conv.batch, self.blocks, d.out, h.out, self.rows.count if self.by_tile else 1]
-        with f.parallel(prod(parts)) as task:
-            *place, tile = f.unravel(task, parts)
-
-            def body(start: Expr, run: Run | None) -> None:
-                self._tile(place, start, run)
-
-            if self.by_tile:
-                self.rows.tile(f, tile, body)
-            else:
-                self.rows.row(f, body)
 
     def _tile(self, place: list[Expr], start: Expr, run: Run | None) -> None:
         """Accumulate and store some pixels of one row and channel block."""
@@ -168,20 +120,9 @@ class _Kernel:
                 product = x * tirx.Cast("int32", self.f.weights[0][(*tap, v)])
                 self.f.store(vectors[i], wrapped(vectors[i][v], product), [v])
 
-    def _finish(self, vectors: list[Buffer], n: Expr, c: Expr, at: list[Expr]) -> None:
-        """Epilogue and store; where an operand ends at the last channel, its block is stored lane by lane."""
-        rank = len(self.task.output.shape) - 2
-
-        def write(kept: int) -> None:
-            for i, vector in enumerate(vectors):
-                where = [at[0], at[1], at[2] + i][3 - rank :]
-                self.sums.store(vector, kept, [n], c * self.block, where)
-
-        if self.exact:
-            rest = self.conv.channels % self.block
-            self.f.branches([(c < self.blocks - 1, lambda: write(self.block)), (True, lambda: write(rest))])
-        else:
-            write(self.block)
+    def _store(self, vector: Buffer, kept: int, n: Expr, c: Expr, where: list[Expr]) -> None:
+        """Epilogue and store of the first `kept` lanes of one pixel."""
+        self.sums.store(vector, kept, [n], c * self.block, where)
 
     def _pack_quads(self) -> PackedArg:
         """[channel block, kd, kh, variant, *products], zeros past the channels."""

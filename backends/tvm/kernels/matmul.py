@@ -110,42 +110,53 @@ class Matmul:
     """The template: matmul of two activations, linear with a computed weight."""
 
     name = "matmul"
+    step = 1
+    """Neighbours along k that are multiplied at once."""
+
+    @property
+    def kernel(self) -> type[MatmulKernel]:
+        """What multiplies."""
+        return MatmulKernel
+
+    def read(self, task: Task) -> MatMul | Refused:
+        """Geometry of the region's product, or why this template cannot take it."""
+        return read_matmul(task)
 
     def wants(self, task: Task) -> Wants | Refused:
         """Everything PLAIN."""
-        product = read_matmul(task)
-        if isinstance(product, Refused):
-            return product
-        return wants_plain(task)
+        product = self.read(task)
+        return product if isinstance(product, Refused) else wants_plain(task)
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Register tiles, and how many tasks share the rows of one chunk of columns."""
-        product = read_matmul(task)
+        product = self.read(task)
         assert isinstance(product, MatMul)
-        shape = _shape_of(product, task)
-        default = _Kernel(task, product, choose(shape, task.target, task.target.block))
+        shape = self._shape_of(product, task)
+        default = self.kernel(task, product, choose(shape, task.target, task.target.block))
         tiles = tiles_to_try(shape, task.target, default.tile)
         shares = (default.shares, 1, 2, 4, 8)
-        return distinct(_Kernel(task, product, tile, n).choice for tile in tiles for n in shares)
+        return distinct(self.kernel(task, product, tile, n).choice for tile in tiles for n in shares)
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
-        product = read_matmul(task)
+        product = self.read(task)
         assert isinstance(product, MatMul)
         if choice is None:
-            return _Kernel(task, product, choose(_shape_of(product, task), task.target, task.target.block)).lower()
-        return _Kernel(task, product, Tile.parse(choice["tile"], task.target.block), int(choice["shares"])).lower()
+            tile = choose(self._shape_of(product, task), task.target, task.target.block)
+            return self.kernel(task, product, tile).lower()
+        tile = Tile.parse(choice["tile"], task.target.block)
+        return self.kernel(task, product, tile, int(choice["shares"])).lower()
+
+    def _shape_of(self, product: MatMul, task: Task) -> Product:
+        blocks, steps = -(-product.columns // task.target.block), -(-product.inner // self.step)
+        return Product(prod(product.rows), blocks, steps, prod(product.batch))
 
 
-def _shape_of(product: MatMul, task: Task) -> Product:
-    blocks = -(-product.columns // task.target.block)
-    return Product(prod(product.rows), blocks, product.inner, prod(product.batch))
-
-
-class _Kernel:
+class MatmulKernel:
     """The batched product of one task, for one tile; `shares` that are not given are chosen."""
 
     def __init__(self, task: Task, product: MatMul, tile: Tile, shares: int | None = None) -> None:
+        """Plan everything; nothing is emitted yet."""
         self.task, self.product, self.tile = task, product, tile
         self.chunks = -(-product.columns // tile.block) // tile.blocks
         rows = prod(product.rows)
@@ -166,23 +177,26 @@ class _Kernel:
         anchor: Any = self.task.region.anchor_node
         with Function(self.task, PLAIN, plan_operands(self.task, PLAIN, [])) as f:
             self.f, self.epilogue = f, Epilogue(f, anchor)
-            batch = prod(self.product.batch)
-            with f.parallel(batch * self.chunks * self.shares) as task:
-                b, chunk, share = f.unravel(task, [batch, self.chunks, self.shares])
-                index = f.unravel(b, self.product.batch)
-                packed = f.scratch((self.product.inner, self.tile.blocks, self.tile.block))
-                self._on_last(chunk, lambda last: self._pack(packed, index, chunk, last))
-                with f.serial(self.share) as t:
-                    number = f.let(share * self.share + t)
-
-                    def body() -> None:
-                        self.rows.tile(f, number, lambda start, run: self._tile(packed, index, chunk, start, run))
-
-                    if self.rows.count % self.share:
-                        f.when(number < self.rows.count, body)
-                    else:
-                        body()
+            self._emit()
         return Lowered(f.func, f.args, PLAIN, self.choice)
+
+    def _emit(self) -> None:
+        """The parallel loop over products, chunks of columns and shares of the rows."""
+        f, batch = self.f, prod(self.product.batch)
+        with f.parallel(batch * self.chunks * self.shares) as task:
+            b, chunk, share = f.unravel(task, [batch, self.chunks, self.shares])
+            index = f.unravel(b, self.product.batch)
+            self._pack(index, chunk)
+            with f.serial(self.share) as t:
+                number = f.let(share * self.share + t)
+
+                def body() -> None:
+                    self.rows.tile(f, number, lambda start, run: self._tile(index, chunk, start, run))
+
+                if self.rows.count % self.share:
+                    f.when(number < self.rows.count, body)
+                else:
+                    body()
 
     def _on_last(self, chunk: Expr, body: Callable[[bool], None]) -> None:
         """Two versions of `body` where the last column block is narrower."""
@@ -194,23 +208,28 @@ class _Kernel:
     def _width(self, block: int, last: bool) -> int:
         return self.rest if last and block == self.tile.blocks - 1 else self.tile.block
 
-    def _pack(self, packed: Buffer, batch: Sequence[Expr], chunk: Expr, last: bool) -> None:
-        """Copy this chunk's columns to [k, block, lane], in the order in which they lie in memory."""
+    def _pack(self, batch: Sequence[Expr], chunk: Expr) -> None:
+        """Copy this chunk's columns into scratch."""
+        self.packed: Buffer = self.f.scratch((self.product.inner, self.tile.blocks, self.tile.block))
+        self._on_last(chunk, lambda last: self._copy(batch, chunk, last))
+
+    def _copy(self, batch: Sequence[Expr], chunk: Expr, last: bool) -> None:
+        """The columns as [k, block, lane], in the order in which they lie in memory."""
         f, product = self.f, self.product
         contiguous = memory_strides(product.right)[product.packed_axis] == 1
         for b in range(self.tile.blocks):
             first = chunk * self.tile.columns + b * self.tile.block
             if contiguous:
                 with f.serial(product.inner) as k, f.lanes(self._width(b, last)) as v:
-                    f.store(packed, self._right(batch, k, first + v), [k, b, v])
+                    f.store(self.packed, self._right(batch, k, first + v), [k, b, v])
             else:
                 with f.serial(self._width(b, last)) as v, f.serial(product.inner) as k:
-                    f.store(packed, self._right(batch, k, first + v), [k, b, v])
+                    f.store(self.packed, self._right(batch, k, first + v), [k, b, v])
 
     def _right(self, batch: Sequence[Expr], k: Expr, n: Expr) -> Expr:
         return self.epilogue.at(self.product.right, self.product.right_index(batch, k, n))
 
-    def _tile(self, packed: Buffer, batch: Sequence[Expr], chunk: Expr, start: Expr, run: Run | None) -> None:
+    def _tile(self, batch: Sequence[Expr], chunk: Expr, start: Expr, run: Run | None) -> None:
         """Accumulate one tile and store it."""
         assert run is not None
         f, product, tile = self.f, self.product, self.tile
@@ -224,7 +243,7 @@ class _Kernel:
                 for i, place in enumerate(places):
                     scalar = self.epilogue.at(product.left, product.left_index(batch, place, k))
                     for b in range(tile.blocks):
-                        acc.add(i, b, scalar, packed, (k, b))
+                        acc.add(i, b, scalar, self.packed, (k, b))
         self._on_last(chunk, lambda last: self._store(acc, batch, chunk, places, last))
 
     def _store(

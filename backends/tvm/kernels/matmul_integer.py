@@ -8,7 +8,7 @@ rows, or its share of them, past. What the zero point takes away is summed there
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -16,19 +16,18 @@ from torch import fx
 
 from ....ir.ops import integer_name
 from ..compat import tirx
-from ..epilogue import Epilogue, plan_operands, wants_plain
+from ..epilogue import Epilogue, plan_operands
 from ..plan import PLAIN
-from ..template import Choice, Lowered, Refused, Task, Wants, distinct
+from ..template import Lowered, Refused, Task
 from ..views import memory_strides, shape_of
 from .dot import QUAD, products, words
 from .emit import Buffer, Expr, Function, const
 from .linear import views_to_placeholder
-from .matmul import MatMul, straight
+from .matmul import MatMul, Matmul, MatmulKernel, straight
 from .pairs import offset_of, place_of, side_by_side
 from .requantize import read_head
-from .rows import Rows
-from .tiles import Product, Tile, choose, tiles_to_try
-from .window import Axis, Run
+from .tiles import Tile
+from .window import Run
 
 ONES = 0x01010101
 """Four ones."""
@@ -51,65 +50,35 @@ def read_integer_matmul(task: Task) -> MatMul | Refused:
     return straight(anchor, p, q, shape_of(anchor))
 
 
-class MatmulInteger:
+class MatmulInteger(Matmul):
     """The template: matmul of two activations in codes."""
 
     name = "matmul_integer"
+    step = QUAD
 
-    def wants(self, task: Task) -> Wants | Refused:
-        """Everything PLAIN."""
-        product = read_integer_matmul(task)
-        return product if isinstance(product, Refused) else wants_plain(task)
+    @property
+    def kernel(self) -> type[MatmulKernel]:
+        """What multiplies."""
+        return _Kernel
 
-    def space(self, task: Task) -> Sequence[Choice]:
-        """Register tiles, and how many tasks share the rows of one chunk of columns."""
-        product = read_integer_matmul(task)
-        assert isinstance(product, MatMul)
-        shape = _shape_of(product, task)
-        default = _Kernel(task, product, choose(shape, task.target, task.target.block))
-        tiles = tiles_to_try(shape, task.target, default.tile)
-        shares = (default.shares, 1, 2, 4)
-        return distinct(_Kernel(task, product, tile, n).choice for tile in tiles for n in shares)
-
-    def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
-        """Choose the tile, then write the kernel."""
-        product = read_integer_matmul(task)
-        assert isinstance(product, MatMul)
-        if choice is None:
-            return _Kernel(task, product, choose(_shape_of(product, task), task.target, task.target.block)).lower()
-        return _Kernel(task, product, Tile.parse(choice["tile"], task.target.block), int(choice["shares"])).lower()
+    def read(self, task: Task) -> MatMul | Refused:
+        """Geometry of the region's product of codes, or why this template cannot take it."""
+        return read_integer_matmul(task)
 
 
-def _shape_of(product: MatMul, task: Task) -> Product:
-    blocks = -(-product.columns // task.target.block)
-    return Product(prod(product.rows), blocks, -(-product.inner // QUAD), prod(product.batch))
-
-
-class _Kernel:
-    """The batched product of one task, for one tile; `shares` that are not given are chosen."""
+class _Kernel(MatmulKernel):
+    """The batched product of codes."""
 
     def __init__(self, task: Task, product: MatMul, tile: Tile, shares: int | None = None) -> None:
-        self.task, self.product, self.tile = task, product, tile
+        """Four k a step."""
+        super().__init__(task, product, tile, shares)
         self.products = products(task.target, tile.block)
-        self.chunks = -(-product.columns // tile.block) // tile.blocks
         self.steps = -(-product.inner // QUAD)
-        rows = prod(product.rows)
-        self.rows = Rows.plan(Axis(rows, rows), tile.rows, tile.blocks)
-        if shares is None:
-            shares = -(-2 * task.target.threads // (prod(product.batch) * self.chunks))
-        self.share = -(-self.rows.count // max(1, min(self.rows.count, shares)))
-        self.shares = -(-self.rows.count // self.share)
-        self.rest = product.columns % tile.block
         self.quads_lie = not product.inner % QUAD and side_by_side(task, product.left, QUAD)
         anchor: Any = task.region.anchor_node
         self.anchor: fx.Node = anchor
         self.zero = int(anchor.args[2])
         self.head = read_head(task, anchor, PLAIN, tile.block)
-
-    @property
-    def choice(self) -> Choice:
-        """What was chosen."""
-        return {"tile": self.tile.name, "shares": self.shares}
 
     def lower(self) -> Lowered:
         """Emit everything."""
@@ -120,38 +89,14 @@ class _Kernel:
             if self.quads_lie:
                 position, _ = place_of(self.task, product.left, [0] * len(shape_of(product.left)))
                 self.quads = words(f.inputs[position], (prod(self.task.inputs[position].shape) // QUAD,))
-            batch = prod(product.batch)
-            with f.parallel(batch * self.chunks * self.shares) as task:
-                b, chunk, share = f.unravel(task, [batch, self.chunks, self.shares])
-                index = f.unravel(b, product.batch)
-                self._packed(index, chunk)
-                with f.serial(self.share) as t:
-                    number = f.let(share * self.share + t)
-
-                    def body() -> None:
-                        self.rows.tile(f, number, lambda start, run: self._tile(index, chunk, start, run))
-
-                    if self.rows.count % self.share:
-                        f.when(number < self.rows.count, body)
-                    else:
-                        body()
+            self._emit()
         return Lowered(f.func, f.args, PLAIN, self.choice)
 
-    def _on_last(self, chunk: Expr, body: Callable[[bool], None]) -> None:
-        """Two versions of `body` where the last column block is narrower."""
-        if self.rest:
-            self.f.branches([(chunk < self.chunks - 1, lambda: body(False)), (True, lambda: body(True))])
-        else:
-            body(False)
-
-    def _width(self, block: int, last: bool) -> int:
-        return self.rest if last and block == self.tile.blocks - 1 else self.tile.block
-
-    def _packed(self, batch: Sequence[Expr], chunk: Expr) -> None:
+    def _pack(self, batch: Sequence[Expr], chunk: Expr) -> None:
         """This chunk's columns as [quad, block, *products], and what each column's sums start from."""
         f, tile = self.f, self.tile
         self.held = f.scratch((self.steps, tile.blocks, *self.products.dims), self.products.dtype)
-        self._on_last(chunk, lambda last: self._pack(batch, chunk, last))
+        self._on_last(chunk, lambda last: self._copy(batch, chunk, last))
         if not self.zero:
             return
         self.starts = f.scratch((tile.blocks, tile.block), "int32")
@@ -165,7 +110,7 @@ class _Kernel:
                 taken = tirx.Cast("int64", total[v]) * tirx.const(-self.zero, "int64")  # as `dot.wrapped`
                 f.store(self.starts, tirx.Cast("int32", taken), [b, v])
 
-    def _pack(self, batch: Sequence[Expr], chunk: Expr, last: bool) -> None:
+    def _copy(self, batch: Sequence[Expr], chunk: Expr, last: bool) -> None:
         """In the order in which the columns lie in memory; zeros past the last k."""
         f, product = self.f, self.product
         along = memory_strides(product.right)[product.packed_axis] == 1
@@ -204,7 +149,7 @@ class _Kernel:
             self._step(sums, batch, places, k)
         if product.inner % QUAD:
             self._step(sums, batch, places, self.steps - 1)
-        self._on_last(chunk, lambda last: self._store(sums, batch, chunk, places, last))
+        self._on_last(chunk, lambda last: self._finish(sums, batch, chunk, places, last))
 
     def _step(self, sums: list[list[Buffer]], batch: Sequence[Expr], places: list[list[Expr]], k: Expr) -> None:
         """One quad of every row."""
@@ -226,7 +171,7 @@ class _Kernel:
             whole = tirx.bitwise_or(whole, tirx.shift_left(byte, tirx.const(8 * j, "uint32")))
         return self.f.let(tirx.reinterpret("int32", whole))
 
-    def _store(
+    def _finish(
         self, sums: list[list[Buffer]], batch: Sequence[Expr], chunk: Expr, places: list[list[Expr]], last: bool
     ) -> None:
         """Epilogue and store."""
