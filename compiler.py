@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,19 +19,22 @@ from .ir.capture import capture
 from .ir.image import Image
 from .ir.program import Program, Stage
 from .models import example_inputs, load_data, load_model
-from .options import Options, Progress, check_options
+from .options import Options, Progress, check_options, needs_data
 from .passes.base import Pass, Repeat, Step, flat
 from .passes.manager import run_passes
-from .passes.pipelines import BFLOAT16, EXACT, GROUP
+from .passes.pipelines import BFLOAT16, EXACT, GROUP, IMPORTED
 from .passes.pipelines import pipeline as named_pipeline
 from .passes.preprocess.take_images import image_item, model_inputs, take_images, to_pixels
+from .passes.quantize.imported.given_plan import is_imported
+from .passes.quantize.imported.parameters import is_quantized
 from .progress import showing, silent
 from .quantization import Quantization
 
 if TYPE_CHECKING:
-    from .backends.tvm.assemble import Examine
+    from .backends.tvm.backend import TvmBackend
     from .backends.tvm.runtime import Compiled
     from .backends.tvm.tune.session import Tuning
+    from .layer_times import Network
     from .quantizing import Quantized
 
 
@@ -45,15 +49,15 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         report("capture", 0, 1)
         captured, examples = captured_with(model, inputs, kwargs, options.preprocess)
         report("capture", 1, 1)
+        captured = _with_codes(captured, options)
         optimized = optimize(captured, options.passes, options.verify, report)
-        quantized = _quantized(optimized, options, report)
+        quantized = _quantized(optimized, options, report, examples)
         lowered = lower_precision(optimized, options.precision) if quantized is None else quantized.integer
         check_supported(lowered, backend.supports)
         grouped = group(lowered, options.verify)
-        examine = None if quantized is None else examiner(captured, quantized, report)
-        compiled = backend.compile(
-            grouped, progress=report, record=_record(options), tuning=tuning_of(options), examine=examine
-        )
+        compiled = backend.compile(grouped, progress=report, record=_record(options), tuning=tuning_of(options))
+        if quantized is not None and quantized.batch:
+            compiled, grouped = with_floats(captured, quantized, (compiled, grouped), backend, options, report)
         if options.verify:
             report("verify", 0, 1)
             if quantized is None:
@@ -140,7 +144,7 @@ def optimize(
     progress: Progress = silent,
 ) -> Program:
     """CAPTURED to OPTIMIZED: the default pipeline, or the passes that are named."""
-    steps = EXACT if passes is None else pipeline(passes)
+    steps = (IMPORTED if is_imported(program) else EXACT) if passes is None else pipeline(passes)
     done, count = itertools.count(1), len(flat(steps))
     progress("passes", 0, count)
     program = run_passes(
@@ -160,12 +164,30 @@ def lower_precision(program: Program, precision: object) -> Program:
     return run_passes(program, BFLOAT16) if precision == "bfloat16" else program
 
 
-def _quantized(program: Program, options: Options, progress: Progress) -> Quantized | None:
+def _with_codes(captured: Program, options: Options) -> Program:
+    """What was captured; codes that others gave it are read for integers, computed in float for other precisions."""
+    integers = isinstance(options.precision, Quantization)
+    if is_quantized(captured):
+        from .passes.quantize.imported.expand_codes import ExpandCodes
+        from .passes.quantize.imported.read_codes import read_codes
+
+        read = read_codes(captured)
+        return read if integers else run_passes(read, [ExpandCodes()])
+    if integers and options.calibration is None:
+        raise needs_data()
+    return captured
+
+
+def _quantized(
+    program: Program, options: Options, progress: Progress, examples: list[torch.Tensor] | None
+) -> Quantized | None:
     """OPTIMIZED to QUANTIZED, if the user asked for integers."""
     if not isinstance(options.precision, Quantization):
         return None
-    from .quantizing import quantize
+    from .quantizing import quantize, take_codes
 
+    if options.calibration is None:
+        return take_codes(program, options.precision, examples or ())
     return quantize(program, options.precision, options.calibration, partial(_selected, options), progress)
 
 
@@ -175,14 +197,41 @@ def _selected(options: Options, item: Any) -> Any:
     return chosen if options.preprocess is None else image_item(chosen, options.preprocess)
 
 
-def examiner(captured: Program, quantized: Quantized, progress: Progress) -> Examine:
-    """Measures the fidelity of compiled code on the first calibration batch."""
+def with_floats(
+    captured: Program,
+    quantized: Quantized,
+    network: Network,
+    backend: TvmBackend,
+    options: Options,
+    progress: Progress,
+) -> Network:
+    """An integer model with the layers in float that should be, and its fidelity on the first calibration batch."""
     from .fidelity import Fidelities
+    from .float_layers import Clock, FloatLayers
 
-    progress("fidelity", 0, 1)
-    stages = Fidelities(captured, quantized.prepared, quantized.integer, quantized.batch, quantized.means)
-    progress("fidelity", 1, 1)
-    return lambda compiled: stages.of(compiled.run_flat if compiled.runs_here else None)
+    known = None if (tuning := tuning_of(options)) is None else replace(tuning, seconds=0.0, rpc=None)
+
+    def make(program: Program) -> Network:
+        grouped = group(program)
+        return backend.compile(grouped, progress=progress, record=_record(options), tuning=known), grouped
+
+    @lru_cache(1)
+    def stages(of: Quantized) -> Fidelities:
+        progress("fidelity", 0, 1)
+        found = Fidelities(captured, of.prepared, of.integer, of.batch, of.means)
+        progress("fidelity", 1, 1)
+        return found
+
+    how = options.precision
+    assert isinstance(how, Quantization)
+    timed = network[0].runs_here and options.rpc is None
+    floats = FloatLayers(how, make, lambda of: stages(of).layers, progress, Clock() if timed else None)
+    made = floats.decide(quantized, network)
+    compiled, grouped = made.network
+    fidelity = stages(made.quantized).of(compiled.run_flat if compiled.runs_here else None)
+    fidelity = replace(fidelity, times=made.times(), whole=made.whole, unmeasured=made.unmeasured(how))
+    report = [entry.to_json() for entry in (*grouped.report, *made.entries)]
+    return compiled.described(report=report, fidelity=fidelity.to_json()), grouped
 
 
 def group(program: Program, verify: bool = False) -> Program:

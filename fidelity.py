@@ -36,7 +36,7 @@ class Fidelities:
         simulated = simulate(prepared, integer, inputs, means)
         self._inputs = list(inputs)
         self._results = [eager(captured, inputs), simulated.exact, simulated.fake, simulated.integer]
-        self._layers = simulated.layers
+        self.layers = simulated.layers
 
     def of(self, artifact: Callable[[Sequence[Tensor]], Sequence[Any]] | None) -> Fidelity:
         """The fidelity of compiled code; without any (it is for another machine) the way ends at the reference."""
@@ -45,7 +45,7 @@ class Fidelities:
             results.append(tuple(torch.as_tensor(value) for value in artifact(self._inputs)))
         named = list(zip(STAGES, results, strict=False))
         hops = [_hop(before, after) for before, after in pairwise(named)]
-        return Fidelity(tuple(hops), _hop(named[0], named[-1]), self._layers)
+        return Fidelity(tuple(hops), _hop(named[0], named[-1]), self.layers)
 
 
 def _hop(before: tuple[str, Sequence[Tensor]], after: tuple[str, Sequence[Tensor]]) -> Hop:

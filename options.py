@@ -138,16 +138,19 @@ def _check_values(options: Options) -> None:
         raise OptionError(f"verify={options.verify!r} is neither True nor False.", "Give verify=True or leave it out.")
 
 
+def needs_data() -> OptionError:
+    """What is wrong with integers of a model that has no codes of its own, and no data to choose them."""
+    return OptionError(
+        "precision='int8' needs calibration data, to know which values each layer has.",
+        "Give calibration=loader: a list or a DataLoader of a few dozen typical inputs.",
+    )
+
+
 def _check_calibration(options: Options) -> None:
-    """Integers need data, and nothing else does."""
+    """Data are for integers, which need them unless the model brings its codes (`needs_data`)."""
     data = options.calibration
     if isinstance(options.precision, Quantization):
-        if data is None:
-            raise OptionError(
-                "precision='int8' needs calibration data, to know which values each layer has.",
-                "Give calibration=loader: a list or a DataLoader of a few dozen typical inputs.",
-            )
-        if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
+        if data is not None and (isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable)):
             raise OptionError(
                 f"calibration is a {type(data).__name__}, not a loader.",
                 "Give a list or a loader whose items are a tensor, a tuple of inputs, or a dict of inputs by name.",

@@ -6,9 +6,10 @@ quantize(program, how, loader) = integerize(prepared, calibrate(prepared, loader
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
@@ -22,6 +23,7 @@ from .passes.pipelines import INTEGER
 from .passes.quantize.batches import Select, batches
 from .passes.quantize.bias import InputMeans, Means
 from .passes.quantize.calibrate import calibrate
+from .passes.quantize.imported.given_plan import is_imported
 from .passes.quantize.integerize import Settings, integerize
 from .passes.quantize.observers import Entropy, MeanSquare, MinMax, MovingAverage, Observer, Percentile
 from .passes.quantize.plan import Plan, Ranges
@@ -29,17 +31,33 @@ from .progress import silent
 from .quantization import Quantization
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantized:
     """A model before and after: the float program that was calibrated, and the integer program.
 
-    `means` are those that biases were corrected with, `batch` is the first of the data.
+    `means` are those that biases were corrected with, `batch` is the first of the data, `keep` the nodes that are
+    meant to stay in float, each with the reason.
     """
 
     prepared: Program
     integer: Program
     means: Means
     batch: Sequence[Tensor]
+    ranges: Ranges
+    keep: Mapping[str, str]
+    integer_only: bool
+
+    def with_floats(self, more: Mapping[str, str]) -> Quantized:
+        """The same with more nodes in float, each for a reason."""
+        keep = {**more, **self.keep}
+        integer = _integers(self.prepared, self.ranges, Settings(self.integer_only, keep, means=self.means))
+        return replace(self, integer=integer, keep=keep)
+
+    @cached_property
+    def floating(self) -> Program:
+        """All of it in float, in the operators that integers are made of."""
+        every = {node.name: "all is in float" for node in self.prepared.graph.nodes}
+        return integerize(self.prepared, self.ranges, Settings(False, every))
 
 
 def quantize(
@@ -54,13 +72,28 @@ def quantize(
     keep = kept_in_float(prepared, how.keep_float)
     seen = _FirstBatch(loader)
     means = InputMeans(prepared)
-    ranges = calibrate(prepared, seen, observer_of(how), select, report, means if how.correct_bias else None)
-    if not how.integer_only:
+    given = is_imported(prepared)  # then data show only the ranges of what the graph says nothing of
+    corrects = how.correct_bias and not given
+    ranges = calibrate(prepared, seen, observer_of(how), select, report, means if corrects else None)
+    if not how.integer_only and not given:
         keep = {**_without_range(prepared, ranges), **keep}
-    integer = integerize(prepared, ranges, Settings(how.integer_only, keep, means=means.means()))
+    integer = _integers(prepared, ranges, Settings(bool(how.integer_only), keep, means=means.means()))
     batch = next(batches(prepared.signature, [seen.first], select))
-    integer = integer.evolve(report=(*integer.report, _ledger(prepared, integer)))
-    return Quantized(prepared, integer, means.means(), batch)
+    return Quantized(prepared, integer, means.means(), batch, ranges, keep, bool(how.integer_only))
+
+
+def take_codes(program: Program, how: Quantization, batch: Sequence[Tensor]) -> Quantized:
+    """The same without data, for a program that others quantized; `batch` is what fidelity is measured on."""
+    prepared = run_passes(program, INTEGER)
+    keep = kept_in_float(prepared, how.keep_float)
+    integer = _integers(prepared, {}, Settings(bool(how.integer_only), keep))
+    return Quantized(prepared, integer, {}, batch, {}, keep, bool(how.integer_only))
+
+
+def _integers(prepared: Program, ranges: Ranges, settings: Settings) -> Program:
+    """The integer program with the ledger of what it is made of."""
+    integer = integerize(prepared, ranges, settings)
+    return integer.evolve(report=(*integer.report, _ledger(prepared, integer)))
 
 
 class _FirstBatch:

@@ -58,23 +58,84 @@ class LayerNoise:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """How long the kernels of one layer take in integers and in float, measured where the model was compiled."""
+
+    nodes: tuple[str, ...]
+    """The values that these kernels make: those of several layers where no kernel border lies between them."""
+    layers: tuple[str, ...]
+    integer: float
+    """Milliseconds of its integer kernels."""
+    float: float
+    """Milliseconds of the kernels that it has in a float model."""
+    conversions: float
+    """Milliseconds that conversions at its borders add if it alone is in float; less than 0 where they go."""
+    in_float: bool = False
+    """Whether it is in float in this artifact."""
+    loses: bool = False
+    """Whether its integer kernels are slower than its float kernels, by more than noise."""
+
+    @property
+    def cost(self) -> float:
+        """Milliseconds that keeping this layer alone in float costs; less than 0 where it is faster so."""
+        return self.float + self.conversions - self.integer
+
+    def __str__(self) -> str:
+        """Print as `conv1: int8 takes 0.3100 ms, float 0.2200 ms, conversions +0.0200 ms`."""
+        name = ", ".join(self.layers) or ", ".join(self.nodes)
+        state = " (in float)" if self.in_float else ""
+        times = f"int8 takes {self.integer:.4f} ms, float {self.float:.4f} ms, conversions {self.conversions:+.4f} ms"
+        return f"{name}{state}: {times}"
+
+
+@dataclass(frozen=True)
 class Fidelity:
-    """The hops one by one, the whole way, and every layer in the order of the graph; of one batch of data."""
+    """The hops one by one, the whole way, and every layer in the order of the graph; of one batch of data.
+
+    `times` are both times of every layer, and `whole` those of the model in integers and in float, in milliseconds;
+    where nothing was measured `unmeasured` says why.
+    """
 
     hops: tuple[Hop, ...]
     total: Hop
     layers: tuple[LayerNoise, ...]
+    times: tuple[LayerTime, ...] = ()
+    whole: tuple[float, float] | None = None
+    unmeasured: str = ""
 
     def worst(self, count: int = 5) -> tuple[LayerNoise, ...]:
         """The layers in which most noise arises, relative to their values."""
         return tuple(sorted(self.layers, key=lambda layer: layer.own)[:count])
+
+    def time_of(self, layer: LayerNoise) -> LayerTime | None:
+        """Both times of the kernels that make a value; `cost` is what keeping them in float costs."""
+        return next((time for time in self.times if layer.node in time.nodes), None)
+
+    def slower(self) -> tuple[LayerTime, ...]:
+        """The layers whose integer kernels lose to float ones, and that are in integers; what loses most first."""
+        found = (time for time in self.times if time.loses and not time.in_float)
+        return tuple(sorted(found, key=lambda time: time.float - time.integer))
 
     def lines(self, count: int = 5) -> Iterator[str]:
         """What people read."""
         for hop in (*self.hops, self.total):
             yield str(hop)
         for layer in self.worst(count):
-            yield f"{layer}: {show(layer.own)} of its own, {show(layer.carried)} with all before it"
+            noise = f"{layer}: {show(layer.own)} of its own, {show(layer.carried)} with all before it"
+            yield noise + self._cost(layer)
+        if self.unmeasured:
+            yield f"layers were not timed in float: {self.unmeasured}"
+        if self.whole is not None:
+            yield f"the whole model takes {self.whole[0]:.4f} ms in integers and {self.whole[1]:.4f} ms in float"
+        for time in self.slower()[:count]:
+            yield f"slower in integers: {time}"
+
+    def _cost(self, layer: LayerNoise) -> str:
+        """What it would cost, or gain, not to have this noise."""
+        time = self.time_of(layer)
+        if time is None:
+            return ""
+        return "; it is in float" if time.in_float else f"; in float {time.cost:+.4f} ms"
 
     def __str__(self) -> str:
         """The hops, then the worst layers."""
@@ -83,7 +144,9 @@ class Fidelity:
     def to_json(self) -> dict[str, Any]:
         """Plain dicts and lists; JSON has no infinity, so no noise is null decibels."""
         layers = [{**asdict(one), "own": _finite(one.own), "carried": _finite(one.carried)} for one in self.layers]
-        return {"hops": [asdict(hop) for hop in self.hops], "total": asdict(self.total), "layers": layers}
+        hops, times = [asdict(hop) for hop in self.hops], [asdict(time) for time in self.times]
+        made = {"hops": hops, "total": asdict(self.total), "layers": layers, "times": times}
+        return {**made, "whole": self.whole, "unmeasured": self.unmeasured}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Fidelity:
@@ -92,7 +155,18 @@ class Fidelity:
             LayerNoise(entry["node"], tuple(entry["layers"]), *(_decibels(entry[key]) for key in ("own", "carried")))
             for entry in data["layers"]
         )
-        return Fidelity(tuple(Hop(**hop) for hop in data["hops"]), Hop(**data["total"]), tuple(layers))
+        times = (
+            LayerTime(**{**entry, "nodes": tuple(entry["nodes"]), "layers": tuple(entry["layers"])})
+            for entry in data["times"]
+        )
+        return Fidelity(
+            tuple(Hop(**hop) for hop in data["hops"]),
+            Hop(**data["total"]),
+            tuple(layers),
+            tuple(times),
+            None if data["whole"] is None else (data["whole"][0], data["whole"][1]),
+            data["unmeasured"],
+        )
 
 
 LEAST = -400.0

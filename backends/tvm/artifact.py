@@ -94,6 +94,11 @@ class Artifact:
     def _copy(self, file: BinaryIO) -> None:
         file.write(self.mapping)
 
+    def contents(self) -> Contents:
+        """What it was made of; `Artifact.in_memory(artifact.contents())` is the same artifact."""
+        weights = dict(zip((entry["name"] for entry in self.manifest["weights"]), self.weights, strict=True))
+        return Contents(bytes(self.code), weights, self.manifest, self.runtime, self.expected)
+
     @cached_property
     def signature(self) -> Signature:
         """Inputs and outputs."""

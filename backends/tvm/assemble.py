@@ -5,11 +5,10 @@ assemble(build(plan, weights, target), signature) == load(file)     the same che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...ir.fidelity import Fidelity
 from ...ir.report import PassReport
 from ...ir.signature import Signature
 from . import cpu, selftest
@@ -17,9 +16,6 @@ from .artifact import Artifact, Contents
 from .build import Code
 from .engine import installed_runtime
 from .runtime import Compiled
-
-Examine = Callable[[Compiled], Fidelity]
-"""Runs the code on data and says how near it comes to the model."""
 
 
 def assemble(
@@ -32,13 +28,11 @@ def assemble(
     include_runtime: bool = True,
     threads: int | None = None,
     tuning: Mapping[str, Any] | None = None,
-    examine: Examine | None = None,
 ) -> Compiled:
     """A Compiled that can be called (if this machine can run it) and saved.
 
-    `options` is what the user asked for and `tuning` what tuning did, both kept in the manifest, as is what `examine`
-    finds. `include_runtime` puts libtvm_runtime.so inside, so that loading needs no installed TVM; it exists for this
-    machine's architecture only.
+    `options` is what the user asked for and `tuning` what tuning did, both kept in the manifest. `include_runtime` puts
+    libtvm_runtime.so inside, so that loading needs no installed TVM; it exists for this machine's architecture only.
     """
     from .compat import VERSIONS
 
@@ -54,10 +48,8 @@ def assemble(
     }
     contents = Contents(code.library, code.weights, manifest, _runtime(code.target.arch) if include_runtime else None)
     compiled = Compiled(Artifact.in_memory(contents), threads, here=False)
-    if examine is not None:
-        contents = replace(contents, manifest={**manifest, "fidelity": examine(compiled).to_json()})
     if not compiled.runs_here:
-        return compiled if examine is None else Compiled(Artifact.in_memory(contents), threads, here=False)
+        return compiled
     contents = replace(contents, expected=selftest.sample(compiled.seeded_outputs()))
     return Compiled(Artifact.in_memory(contents), threads)
 

@@ -14,8 +14,9 @@ from torch import fx
 
 from ...ir.program import Program
 from ..base import Refused
-from .assemble import Examine, assemble
+from .assemble import assemble
 from .build import Code, Progress, build
+from .join_pools import join_pools
 from .lower import lower
 from .probes import add_probes
 from .runtime import Compiled
@@ -52,13 +53,13 @@ class TvmBackend:
         progress: Progress | None = None,
         record: Mapping[str, Any] | None = None,
         tuning: Tuning | None = None,
-        examine: Examine | None = None,
     ) -> Compiled:
         """Lower, build and load; with `tuning`, the best kernels that are known or found in time.
 
-        `record` is what the user asked for, kept in the manifest, as is what `examine` finds of the code. Code for
-        another machine can be saved, but not called.
+        `record` is what the user asked for, kept in the manifest. Code for another machine can be saved, but not
+        called.
         """
+        program = join_pools(program, self.target, self.numerics)
         arrays = {name: _array(tensor) for name, tensor in program.weights.items()}
 
         made: dict[Chooser, Code] = {}
@@ -76,7 +77,6 @@ class TvmBackend:
                 options=record,
                 threads=self.target.threads,
                 tuning=None if summary is None else summary.to_json(),
-                examine=examine,
             )
 
         if tuning is None:

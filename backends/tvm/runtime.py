@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,12 @@ class Compiled:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artifact, whole or not at all. Raises OutputError."""
         self._artifact.save(path)
+
+    def described(self, **entries: Any) -> Compiled:
+        """The same code with other entries in its manifest, such as what was found of it by running it."""
+        contents = self._artifact.contents()
+        contents = replace(contents, manifest={**contents.manifest, **entries})
+        return Compiled(Artifact.in_memory(contents), self.threads, here=False)
 
     def __reduce__(self) -> str:
         """No pickles and no copies: the file is what travels."""

@@ -126,7 +126,7 @@ def test_what_has_no_integer_form_is_listed() -> None:
     with pytest.raises(NoIntegerForm, match="have no integer form") as caught:
         planish.compile(Cumulative().eval(), (data()[0],), precision="int8", calibration=data())
     assert [op.op for op in caught.value.ops] == ["aten.cumsum.default", "aten.cumsum.default"]
-    how = planish.Quantization(integer_only=False)
+    how = planish.Quantization(integer_only=False, measure=False)
     made = planish.compile(Cumulative().eval(), (data()[0],), precision=how, calibration=data(), verify=True)
     (ledger,) = (entry for entry in made.report if entry.name == "integerize")
     assert [site.reason for site in ledger.refused] == ["it has no integer form"] * 2
@@ -210,7 +210,7 @@ def test_a_range_of_zero() -> None:
     model = Dead().eval()
     with pytest.raises(QuantizationError, match="relu: A calibrated range is zero"):
         planish.compile(model, (data()[0],), precision="int8", calibration=data())
-    how = planish.Quantization(integer_only=False)
+    how = planish.Quantization(integer_only=False, measure=False)
     made = planish.compile(model, (data()[0],), precision=how, calibration=data(), verify=True)
     (ledger,) = (entry for entry in made.report if entry.name == "integerize")
     reasons = {site.reason for site in ledger.refused}
