@@ -1,0 +1,1 @@
+"""Writes integer programs as ONNX models that other engines run."""
