@@ -55,23 +55,27 @@ def _pad_constant(position: int, task: Task, block: int) -> PackedArg:
     return PackedArg(Packed(position, f"r{rank}c{block}", pack), blocked, value.dtype)
 
 
-def anchor_chain(task: Task, anchor: fx.Node) -> list[fx.Node]:
-    """The calls whose values depend on the anchor, in order."""
+def anchor_chain(task: Task, anchor: fx.Node, until: fx.Node | None = None) -> list[fx.Node]:
+    """The calls whose values depend on the anchor, in order; those before `until`."""
     chain: list[fx.Node] = []
     reached = {anchor}
     for node in task.region.epilogue:
+        if node is until:
+            return chain
         if any(a in reached for a in node.all_input_nodes):
             reached.add(node)
             chain.append(node)
     return chain
 
 
-def check_epilogue(task: Task, anchor: fx.Node, layout: Layout) -> str | None:
-    """Why the epilogue cannot be evaluated where the accumulators are, or None."""
+def check_epilogue(task: Task, anchor: fx.Node, layout: Layout, pool: fx.Node | None = None) -> str | None:
+    """Why the epilogue cannot be evaluated where the accumulators are, or None; `pool` is the template's own."""
     shapes = {anchor: shape_of(anchor)}
     for node in anchor_chain(task, anchor):
         carried = [a for a in node.all_input_nodes if a in shapes]
         shapes[node] = shape_of(node)
+        if node is pool:
+            continue
         if is_view(node):
             if not is_bijective(node) or layout != PLAIN:
                 return f"{node.target} after the anchor cannot be folded into its store"
@@ -116,11 +120,11 @@ def operand_layouts(task: Task, anchor: fx.Node, layout: Layout) -> dict[int, tu
     return wants
 
 
-def wants_blocked(task: Task, inputs: Mapping[int, tuple[Layout, ...]]) -> Wants | Refused:
+def wants_blocked(task: Task, inputs: Mapping[int, tuple[Layout, ...]], pool: fx.Node | None = None) -> Wants | Refused:
     """The output in blocks of channels, the anchor's `inputs` as said; or why its epilogue does not allow that."""
     layout, anchor = f"c{task.target.block}", task.region.anchor_node
     assert anchor is not None
-    if reason := check_epilogue(task, anchor, layout):
+    if reason := check_epilogue(task, anchor, layout, pool):
         return Refused(reason)
     return Wants({**operand_layouts(task, anchor, layout), **inputs}, layout)
 
@@ -148,12 +152,13 @@ def reads_exact_lanes(task: Task, operands: Operands) -> bool:
 class Epilogue:
     """Evaluates the region's epilogue inside a lane loop and stores the result."""
 
-    def __init__(self, f: Function, anchor: fx.Node) -> None:
-        """`f` must have the buffers of all operands that the epilogue reads."""
+    def __init__(self, f: Function, anchor: fx.Node, until: fx.Node | None = None) -> None:
+        """`f` must have the buffers of all operands that the epilogue reads, which ends before `until`."""
         self._f = f
         self._task = f.task
         self._anchor = anchor
-        self._chain = anchor_chain(f.task, anchor)
+        self._chain = anchor_chain(f.task, anchor, until)
+        self._result = f.task.region.result if until is None else until.all_input_nodes[0]
         self._placeholders = {p: i for i, p in enumerate(f.task.region.placeholders)}
         self._block = block_of(f.layout)
 
@@ -166,7 +171,7 @@ class Epilogue:
         self._f.store(self._f.output, result, self._physical(where, self._f.layout))
 
     def apply(self, index: Sequence[Expr], value: Expr) -> tuple[list[Expr], Expr]:
-        """(index in the region's result, value there) of the anchor's element at `index`."""
+        """(index in the epilogue's result, value there) of the anchor's element at `index`."""
         where: dict[fx.Node, list[Expr]] = {self._anchor: list(index)}
         values: dict[fx.Node, Expr] = {self._anchor: _name(self._anchor, value)}
         for node in self._chain:
@@ -178,8 +183,7 @@ class Epilogue:
             here = where[node] = where[source]
             found = evaluate(node, partial(self._operand, here=here, values=values), self.at)
             values[node] = _name(node, found)
-        result = self._task.region.result
-        return where[result], values[result]
+        return where[self._result], values[self._result]
 
     def at(self, node: fx.Node, index: Sequence[Expr]) -> Expr:
         """The element at `index` of a value that does not depend on the anchor."""

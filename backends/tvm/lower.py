@@ -37,7 +37,7 @@ def lower(
 
     Raises CodegenError, naming region and layers, if no template takes a region.
     """
-    tasks = {node: _task(node, program, target, numerics) for node in program.graph.nodes if node.op == "call_module"}
+    tasks = {node: task_of(node, program, target, numerics) for node in program.graph.nodes if node.op == "call_module"}
     calls = _Calls(program, tasks, assign(program.graph, _alternatives(tasks, templates), target))
     results: Any = program.graph.output_node().args[0]
     named = [None if node.op == "get_attr" else calls.named(node, PLAIN) for node in results]
@@ -52,7 +52,7 @@ def lower(
     return plan
 
 
-def _task(node: fx.Node, program: Program, target: Target, numerics: str) -> Task:
+def task_of(node: fx.Node, program: Program, target: Target, numerics: str) -> Task:
     """The region that `node` calls, its values in layouts not known yet."""
     args = _arguments(node)
     constants = frozenset(i for i, a in enumerate(args) if a.op == "get_attr")

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+from torch import fx
+
 from ..epilogue import wants_blocked
 from ..plan import PLAIN, Layout
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, has_pairs, has_tap_pairs, lanes_of, read_conv
-from .conv_direct_kernel import DirectKernel, Walk
+from .conv_direct_kernel import UNTUNED, DirectKernel, Walk
+from .conv_pool import PooledKernel, loss, pool_of, pooled_choices, refusal
 from .tiles import L2_BYTES, ORDERS, Product, Tile, choose, tiles_to_try
 
 _WAIT = 0.25
@@ -29,18 +32,33 @@ class ConvDirect:
 
     name = "conv_direct"
 
+    def __init__(self, anywhere: bool = False) -> None:
+        """With `anywhere` a pool is taken also where that is not faster."""
+        self._anywhere = anywhere
+
     def wants(self, task: Task) -> Wants | Refused:
         """Blocked output; the input PLAIN where it has few channels or pixels, blocked otherwise."""
         conv = read_conv(task)
         if isinstance(conv, Refused):
             return conv
+        node = pool_of(task)
+        tile = default_tile(conv, task)
+        if node is not None and (reason := refusal(task, conv, node, tile) or self._loss(task, conv, node, tile)):
+            return Refused(reason)
         few = conv.channels < task.target.block
         return blocked_wants(task, conv, few and (not has_pairs(conv, task) or has_tap_pairs(conv, task)))
+
+    def _loss(self, task: Task, conv: Conv, node: fx.Node, tile: Tile) -> str | None:
+        """Why a pool is the faster in a kernel of its own."""
+        return None if self._anywhere else loss(task, conv, node, tile)
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Register tiles, what the outer loop walks along, its tasks (rows or single tiles), and looking ahead."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)
+        if pool_of(task) is not None:
+            tiles = tiles_to_try(product_of(conv, task), task.target, default_tile(conv, task))
+            return pooled_choices(task, conv, tiles)
         default = DirectKernel(task, conv, default_tile(conv, task))
         orders = ORDERS if default.weights_first else ORDERS[::-1]
         shares = (default.by_tile, not default.by_tile)
@@ -58,10 +76,13 @@ class ConvDirect:
         """Choose the tile, then write the kernel."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)
-        if choice is None:
-            return DirectKernel(task, conv, default_tile(conv, task)).lower()
-        tile = Tile.parse(choice["tile"], lanes_of(conv, task.target.block))
-        return DirectKernel(task, conv, tile, Walk.parse(choice)).lower()
+        tile, walk = default_tile(conv, task), UNTUNED
+        if choice is not None:
+            tile, walk = Tile.parse(choice["tile"], lanes_of(conv, task.target.block)), Walk.parse(choice)
+        node = pool_of(task)
+        if node is None:
+            return DirectKernel(task, conv, tile, walk).lower()
+        return PooledKernel(task, conv, node, tile, walk, None if choice is None else int(choice["band"])).lower()
 
 
 def blocked_wants(task: Task, conv: Conv, plain: bool) -> Wants | Refused:
@@ -72,19 +93,20 @@ def blocked_wants(task: Task, conv: Conv, plain: bool) -> Wants | Refused:
     layout: Layout = f"c{block}"
     one = prod(a.size for a in conv.axes) == 1
     first: tuple[Layout, ...] = (PLAIN, layout) if one or plain else (layout,)
-    return wants_blocked(task, {conv.x: first})
+    return wants_blocked(task, {conv.x: first}, pool_of(task))
 
 
 def product_of(conv: Conv, task: Task) -> Product:
     """The matrix product that a tile is chosen for: rows of pixels, or the whole image of a pointwise convolution."""
     pixels = prod(a.out for a in conv.axes)
-    width = pixels if conv.pointwise else conv.axes[2].out
+    flat = conv.pointwise and pool_of(task) is None
+    width = pixels if flat else conv.axes[2].out
     blocks = -(-(conv.out_channels // conv.groups) // lanes_of(conv, task.target.block))
     depth = conv.channels // conv.groups * prod(a.kernel for a in conv.axes)
     many = all(a.kernel == 1 for a in conv.axes) and 4 * conv.out_channels * depth > L2_BYTES // 4
     outer = conv.batch * conv.groups * pixels // width
     wait, broadcast = _WAIT if many else 0.0, _broadcast(conv, task)
-    return Product(width, blocks, depth, outer, split_rows=conv.pointwise, wait=wait, broadcast=broadcast)
+    return Product(width, blocks, depth, outer, split_rows=flat, wait=wait, broadcast=broadcast)
 
 
 def _broadcast(conv: Conv, task: Task) -> float:

@@ -66,6 +66,9 @@ UNTUNED = Walk()
 class DirectKernel:
     """The convolution kernel of one task, for one tile; what is not given beside the tile is chosen."""
 
+    flattens = True
+    """Whether a pointwise convolution walks over its image as over one row."""
+
     def __init__(self, task: Task, conv: Conv, tile: Tile, walk: Walk = UNTUNED) -> None:
         """Plan everything; nothing is emitted yet."""
         order, by_tile, ahead = walk
@@ -73,7 +76,7 @@ class DirectKernel:
         self.layout = f"c{task.target.block}"
         self.lanes, self.inner = tile.block, inner_of(conv, task.target.block)
         pixels = prod(a.out for a in conv.axes)
-        self.flat = conv.pointwise and pixels > 1
+        self.flat = conv.pointwise and pixels > 1 and self.flattens
         self.conv = conv
         self.axes = (Axis(1, 1), Axis(1, 1), Axis(pixels, pixels)) if self.flat else conv.axes
         self.in_channels = conv.channels // conv.groups
@@ -135,7 +138,7 @@ class DirectKernel:
     def _emit(self) -> None:
         """The parallel loop over batch, chunks of output channels and rows (or tiles, where rows are few)."""
         (d, h, _) = self.axes
-        parts = [self.chunks, self.conv.batch, d.out, h.out, self._tiles if self.by_tile else 1]
+        parts = [self.chunks, self.conv.batch, d.out, h.out, self.rows.count if self.by_tile else 1]
         order = [0, 1, 2, 3, 4] if self.weights_first else [1, 2, 3, 4, 0]
         with self.f.parallel(prod(parts)) as task:
             where: list[Expr] = [0] * 5
@@ -143,11 +146,6 @@ class DirectKernel:
                 where[axis] = index
             *place, tile = where
             self._row(Place(*place), tile)
-
-    @property
-    def _tiles(self) -> int:
-        """How many tiles there are in a row."""
-        return self.rows.count
 
     def _row(self, place: Place, tile: Expr) -> None:
         """One task of the parallel loop: a row, or one tile of it."""
@@ -279,13 +277,21 @@ class DirectKernel:
                     rest = self.conv.out_channels % self.lanes
                     lanes = rest if last and b == self.tile.blocks - 1 else self.lanes
                     with self.f.lanes(lanes) as v:
-                        channel = (at.chunk * self.tile.blocks + b) * self.lanes + v
-                        self.epilogue.store([at.n, channel, *self._space(at.z, at.y, start + i)], acc.total(i, b)[v])
+                        self._store(at, b, start + i, v, acc.total(i, b)[v])
 
         if self.exact:
             self.f.branches([(at.chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])
         else:
             write(False)
+
+    def _store(self, at: Place, b: int, x: Expr, v: Expr, total: Expr) -> None:
+        """One lane of a pixel: the epilogue, and where it goes."""
+        self.epilogue.store(self._index(at, b, x, v), total)
+
+    def _index(self, at: Place, b: int, x: Expr, v: Expr) -> list[Expr]:
+        """Logical index of a lane of block `b` of the tile's chunk."""
+        channel = (at.chunk * self.tile.blocks + b) * self.lanes + v
+        return [at.n, channel, *self._space(at.z, at.y, x)]
 
     def _space(self, z: Expr, y: Expr, x: Expr) -> list[Expr]:
         """Logical spatial index of an output pixel."""

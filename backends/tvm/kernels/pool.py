@@ -16,6 +16,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import fx
 
 from ..compat import tirx
 from ..epilogue import Epilogue, plan_operands, reads_exact_lanes, wants_blocked
@@ -55,11 +56,16 @@ def read_pool(task: Task) -> Pooling | Refused:
     if source not in task.region.placeholders:
         return Refused("its input is computed inside the region")
     position = task.region.placeholders.index(source)
-    shape, out = shape_of(source), shape_of(anchor)
     if computed_dtype(task.inputs[position].dtype) != "float32" or position in task.constants:
         return Refused("not an activation of float32 or bfloat16")
-    if len(shape) not in (3, 4, 5):
-        return Refused(f"rank {len(shape)}")
+    if len(shape_of(source)) not in (3, 4, 5):
+        return Refused(f"rank {len(shape_of(source))}")
+    return pooling(anchor, position)
+
+
+def pooling(anchor: fx.Node, position: int) -> Pooling:
+    """The geometry of a pool whose input is that of `position`."""
+    shape, out = shape_of(anchor.args[0]), shape_of(anchor)
     args: list[Any] = [*anchor.args[1:]]
     sizes = zip(shape[2:], out[2:], strict=True)
     if anchor.target in ADAPTIVE:

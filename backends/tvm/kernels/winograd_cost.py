@@ -212,7 +212,7 @@ def pays(conv: Conv, target: Target, m: int = 4, dots: bool = False) -> bool:
     times = {other: _network_cycles(conv, other, target) for other in (4, 2) if not suits(conv, other)}
     taps = prod(a.kernel for a in conv.axes)
     pair = 2 if dots else 1
-    direct = _from_memory(_direct_cycles(conv, target) / pair, conv, taps / pair)
+    direct = _from_memory(direct_cycles(conv, target) / pair, conv, taps / pair)
     return times[m] == min(times.values()) and times[m] < _GAIN * direct
 
 
@@ -228,7 +228,7 @@ def _from_memory(cycles: float, conv: Conv, matrices: float) -> float:
     return max(cycles + _EXPOSED * fetch, fetch)
 
 
-def _direct_cycles(conv: Conv, target: Target) -> float:
+def direct_cycles(conv: Conv, target: Target) -> float:
     """Cycles of one thread of direct convolution."""
     pixels, taps = conv.batch * prod(a.out for a in conv.axes), prod(a.kernel for a in conv.axes)
     vectors = -(-conv.out_channels // target.block) * max(1, target.block // target.lanes)
