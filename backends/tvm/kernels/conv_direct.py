@@ -15,8 +15,9 @@ from ..epilogue import wants_blocked
 from ..plan import PLAIN, Layout
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, has_pairs, has_tap_pairs, lanes_of, read_conv
-from .conv_direct_kernel import UNTUNED, DirectKernel, Walk
+from .conv_direct_kernel import DirectKernel
 from .conv_pool import PooledKernel, loss, pool_of, pooled_choices, refusal
+from .conv_walk import UNTUNED, Walk
 from .tiles import L2_BYTES, ORDERS, Product, Tile, choose, tiles_to_try
 
 _WAIT = 0.25

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..compat import tirx
 from ..epilogue import Epilogue, plan_operands, reads_exact_lanes
@@ -29,38 +29,11 @@ from .ahead import AHEAD, look_ahead
 from .bfloat16 import dot_products, pair_of
 from .conv import Conv, has_pairs, has_tap_pairs, inner_of, pack_bias
 from .conv_direct_weight import CHANNELS, TAPS, pack_weight
+from .conv_walk import UNTUNED, Place, Walk
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .rows import Rows
 from .tiles import L2_BYTES, ORDERS, Tile
 from .window import Axis, Run
-
-
-class Place(NamedTuple):
-    """What a task of the parallel loop computes: chunk of output channels, image, depth and row."""
-
-    chunk: Expr
-    n: Expr
-    z: Expr
-    y: Expr
-
-
-class Walk(NamedTuple):
-    """What is chosen beside a tile; what is None the kernel chooses itself."""
-
-    order: str | None = None
-    """One of ORDERS."""
-    by_tile: bool | None = None
-    """Whether single tiles are shared among threads where whole rows would do."""
-    ahead: int | None = None
-    """How many cache lines before they are read weights are asked for."""
-
-    @staticmethod
-    def parse(choice: Choice) -> Walk:
-        """As `DirectKernel.choice` says it."""
-        return Walk(str(choice["order"]), choice["share"] == "tiles", int(choice["ahead"]))
-
-
-UNTUNED = Walk()
 
 
 class DirectKernel:

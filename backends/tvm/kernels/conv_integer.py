@@ -20,7 +20,8 @@ from ..epilogue import wants_blocked
 from ..template import Choice, Lowered, Packed, Refused, Task, Wants, distinct
 from .borders import Classes, border_key, column_class
 from .conv import Conv, inner_of, lanes_of, read_integer_conv
-from .conv_direct_kernel import UNTUNED, DirectKernel, Place, Walk
+from .conv_direct_kernel import DirectKernel
+from .conv_walk import UNTUNED, Place, Walk
 from .dot import QUAD, products, words
 from .emit import Buffer, Expr, Function, PackedArg
 from .integer_sums import IntegerSums

@@ -22,7 +22,8 @@ from ..plan import size_of, value_of
 from ..template import Choice, Task, distinct
 from ..views import dtype_of
 from .conv import Conv
-from .conv_direct_kernel import UNTUNED, DirectKernel, Place, Walk
+from .conv_direct_kernel import DirectKernel
+from .conv_walk import UNTUNED, Place, Walk
 from .emit import Buffer, Expr, Function
 from .pool import ADAPTIVE, AVERAGE, MAX, Pooling, PoolKernel, pooling
 from .tiles import L2_BYTES, ORDERS, Tile

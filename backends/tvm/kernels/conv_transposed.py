@@ -20,7 +20,8 @@ from ..compat import tirx
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, lanes_of, read_conv
 from .conv_direct import blocked_wants
-from .conv_direct_kernel import UNTUNED, DirectKernel, Place, Walk
+from .conv_direct_kernel import DirectKernel
+from .conv_walk import UNTUNED, Place, Walk
 from .emit import Expr, Function, PackedArg
 from .rows import Rows
 from .tiles import ORDERS, Product, Tile, choose, tiles_to_try
