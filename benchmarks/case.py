@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 SIZES = ("full", "small")
+CALIBRATION, CALIBRATION_SEED = 64, 64
+"""How many inputs every engine calibrates on, and what they are drawn with; the sample has another seed."""
+HELD_OUT, HELD_OUT_SEED = 8, 1008
+"""Further inputs that int8's error is measured on."""
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a call, by position and by name."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,33 @@ class Case:
 
     def sample(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """The model in evaluation mode, and its arguments. Imports torch."""
-        zoo = _zoo()
-        entry = zoo.find(self.model)
-        if not self.image:
-            made = entry.full(self.batch) if self.size == "full" else entry.small(self.batch)
-            return tuple(made)
+        entry = _zoo().find(self.model)
+        return tuple(replace(entry, full_size=self._drawn()).full(self.batch))
+
+    @property
+    def transformer(self) -> bool:
+        """Whether it is one; imports torch."""
+        return bool(_zoo().find(self.model).family == "transformer")
+
+    def calibration(self) -> Iterator[Call]:
+        """What every engine calibrates on: inputs of the sample's kind, none of which is measured later."""
+        return self._calls(CALIBRATION_SEED, CALIBRATION)
+
+    def held_out(self) -> Iterator[Call]:
+        """Inputs that nobody has seen."""
+        return self._calls(HELD_OUT_SEED, HELD_OUT)
+
+    def _calls(self, seed: int, count: int) -> Iterator[Call]:
+        import torch
+
+        draw, generator = self._drawn().inputs, torch.Generator().manual_seed(seed)
+        return (draw(generator, self.batch) for _ in range(count))
+
+    def _drawn(self) -> Any:
+        """The model's size, and how its inputs are made."""
+        entry = _zoo().find(self.model)
         chosen = entry.full_size if self.size == "full" else entry.small_size
-        resized = replace(chosen, inputs=zoo.image(self.image))
-        return tuple(replace(entry, full_size=resized).full(self.batch))
+        return replace(chosen, inputs=_zoo().image(self.image)) if self.image else chosen
 
     def to_json(self) -> str:
         """One line."""

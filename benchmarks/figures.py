@@ -1,6 +1,9 @@
 """Measured times to tables: Markdown, one line a case.
 
 factor = fastest peer's median / planish's median      above 1: planish is faster; their geometric mean closes a table
+
+A speed in integers counts only if the engine's error is no larger than that of OpenVINO's model, which NNCF made from
+the same calibration data. Others are marked, and no factor is made of them.
 """
 
 from __future__ import annotations
@@ -13,16 +16,29 @@ from .measure import Measured
 Results = Sequence[Sequence[Measured]]
 
 
+YARDSTICK = "openvino"
+"""The engine whose error in integers nobody may exceed."""
+MARK = "less exact than NNCF's"
+
+
+def counts(measured: Measured, group: Sequence[Measured]) -> bool:
+    """Whether a speed counts: not in integers that are less exact than NNCF's, if these were measured."""
+    known = _of(group, YARDSTICK)
+    if known is None or "sqnr" not in known.figures or "sqnr" not in measured.figures:
+        return True
+    return measured.figures["sqnr"] >= known.figures["sqnr"]
+
+
 def best_peer(group: Sequence[Measured]) -> Measured | None:
-    """The fastest of the others."""
-    peers = [m for m in group if m.case.engine not in ("planish", "peak") and m.ms]
+    """The fastest of the others whose speed counts."""
+    peers = [m for m in group if m.case.engine not in ("planish", "peak") and m.ms and counts(m, group)]
     return min(peers, key=lambda m: m.median) if peers else None
 
 
 def factor(group: Sequence[Measured]) -> float | None:
     """Fastest peer's time over ours."""
     ours, peer = _of(group, "planish"), best_peer(group)
-    if ours is None or not ours.ms or peer is None:
+    if ours is None or not ours.ms or peer is None or not counts(ours, group):
         return None
     return peer.median / ours.median
 
@@ -41,7 +57,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 def latency(results: Results) -> str:
     """Milliseconds as median (quartiles), the factor, and how near planish is to the machine's peak."""
     engines = _engines(results)
-    rows = [[group[0].case.model, *(cell(_of(group, e)) for e in engines), *_factor_cells(group)] for group in results]
+    rows = [[group[0].case.model, *(_cell(group, e) for e in engines), *_factor_cells(group)] for group in results]
     lines = [_row(["model", *engines, "fastest peer / planish", "of peak"]), "|---" * (len(engines) + 3) + "|"]
     lines += [_row(row) for row in rows]
     factors = [f for group in results if (f := factor(group)) is not None]
@@ -86,7 +102,13 @@ def cell(measured: Measured | None) -> str:
     if measured is None or not measured.ms:
         return "-" if measured is None else measured.refused or measured.failed
     low, median, high = measured.quartiles
-    return f"{median:.2f} ({low:.2f} to {high:.2f})"
+    exact = f", {measured.figures['sqnr']:.1f} dB" if "sqnr" in measured.figures else ""
+    return f"{median:.2f} ({low:.2f} to {high:.2f}){exact}"
+
+
+def _cell(group: Sequence[Measured], engine: str) -> str:
+    measured = _of(group, engine)
+    return cell(measured) if measured is None or counts(measured, group) else f"{cell(measured)}, {MARK}"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -5,6 +5,9 @@
 Every engine has the model in the form that suits it best, and computes the same: JSON has the largest difference of
 each from a float64 reference. planish begins with an empty object cache and tuning database. The figure is the
 median over all calls, its spread the quartiles; the machine's peak is measured in turns with the engines.
+
+In integers (--precision int8) all calibrate on the same inputs, and the table has the signal-to-noise ratio of each on
+others, against float64: a speed counts only if it is at least that of NNCF's model, which OpenVINO runs.
 """
 
 from __future__ import annotations

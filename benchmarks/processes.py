@@ -101,6 +101,9 @@ def exported(case: Case, work: Path) -> dict[str, Any]:
     sample = work / f"{case.sample_name}.npz"  # read when serving, also by an engine that needs no export
     if not sample.is_file():
         once("sample", case, sample)
+    held = work / f"{case.sample_name}.held.npz"
+    if case.precision == "int8" and not held.is_file():
+        once("held", case, held)
     if not done.is_file():
         done.write_text(json.dumps(once("export", case, folder)), encoding="utf-8")
     return dict(json.loads(done.read_text(encoding="utf-8")))

@@ -18,6 +18,7 @@ import numpy as np
 
 from .case import Case
 from .engines import engine
+from .quality import quality, write_held_out
 
 WARM_SHARE = 0.2
 """Of a slice, the part that does not count: caches and clocks settle after a pause."""
@@ -101,6 +102,8 @@ def serve(case: Case, folder: Path, answers: TextIO) -> None:
     figures = {"load_s": time.perf_counter() - start, "before_kb": before, **loaded.figures}
     if loaded.outputs is not None:
         figures["error"] = error(loaded.outputs(result), expected)
+        if case.precision == "int8":
+            figures |= quality(loaded, inputs, folder.parent / f"{case.sample_name}.held.npz")
     _answer(answers, figures)
     for line in sys.stdin:
         what, *arguments = line.split()
@@ -122,6 +125,9 @@ def main() -> None:
     os.dup2(2, 1)
     if what == "sample":
         write_sample(case, Path(folder))
+        _answer(answers, {})
+    elif what == "held":
+        write_held_out(case, Path(folder))
         _answer(answers, {})
     elif what == "export":
         _answer(answers, export(case, Path(folder)))

@@ -22,7 +22,7 @@ class Loaded:
     """A model ready to run on fixed inputs."""
 
     call: Callable[[], Any]
-    """One inference; its result is what `outputs` reads."""
+    """One inference, which reads the inputs' arrays anew; its result is what `outputs` reads."""
     outputs: Callable[[Any], list[np.ndarray]] | None
     """Arrays of float32, to be compared with the reference; None for what computes no model."""
     figures: dict[str, float] = field(default_factory=dict)

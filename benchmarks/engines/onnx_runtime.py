@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..case import Case
+from ..case import Call, Case
 from .base import Arrays, Loaded
 
 
@@ -15,12 +15,16 @@ class OnnxRuntime:
     """One session."""
 
     def refuses(self, case: Case) -> str | None:
-        """Its CPU kernels are float32."""
+        """Its CPU kernels are of floats or integers of 8 bits."""
         return "its CPU provider has no bfloat16" if case.precision == "bfloat16" else None
 
     def export(self, case: Case, folder: Path) -> dict[str, float]:
         """Write model.onnx."""
-        write_onnx(case, folder / "model.onnx")
+        if case.precision == "int8":
+            write_onnx(case, folder / "float.onnx")
+            quantize_static(case, folder / "float.onnx", folder / "model.onnx")
+        else:
+            write_onnx(case, folder / "model.onnx")
         return {}
 
     def load(self, case: Case, folder: Path, inputs: Arrays) -> Loaded:
@@ -55,3 +59,40 @@ def write_onnx(case: Case, path: Path) -> None:
     program = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, verbose=False)
     assert program is not None
     program.save(path)
+
+
+def quantize_static(case: Case, source: Path, path: Path) -> None:
+    """QDQ by its own tool as it advises for CPUs with VNNI: u8 activations, s8 weights with a scale a channel."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
+    from onnxruntime.quantization import quantize_static as quantize
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    names = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.calls = case.calibration()
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            call = next(self.calls, None)
+            return None if call is None else dict(zip(names, flat(call), strict=True))
+
+    ready = source.with_name("ready.onnx")
+    quant_pre_process(source, ready, skip_symbolic_shape=True)
+    quantize(
+        ready,
+        path,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def flat(call: Call) -> list[np.ndarray]:
+    """A call's tensors in torch's order, as arrays."""
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf.numpy() for leaf in tree_leaves(call) if hasattr(leaf, "numpy")]

@@ -28,6 +28,8 @@ class Planish:
 
         model, args, kwargs = self.model(case)
         options: dict[str, Any] = {"precision": case.precision, "threads": case.threads, "progress": False}
+        if case.precision == "int8":
+            options["calibration"] = [kwargs or args for args, kwargs in case.calibration()]
         if case.tune:
             options |= {"tune": case.tune, "tuning_db": str(folder / "tuning.db")}
         start = time.perf_counter()
@@ -83,5 +85,6 @@ class Peak:
         """The probe of the case's precision."""
         import planish
 
-        call, operations = planish.load(folder / "model.planish", threads=case.threads).probe(case.precision)
+        dtype = "uint8" if case.precision == "int8" else case.precision
+        call, operations = planish.load(folder / "model.planish", threads=case.threads).probe(dtype)
         return Loaded(call, None, {"flops": operations})

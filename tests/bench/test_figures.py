@@ -46,6 +46,22 @@ def test_losing_is_beyond_the_spread(ours: tuple[float, ...], loses: bool) -> No
     assert slower([measured("planish", *ours), FAST]) is loses  # FAST's upper quartile is 6
 
 
+def test_integers_count_if_they_are_as_exact_as_nncfs() -> None:
+    nncf = measured("openvino", 6, 7, 8, 9, 9, sqnr=20.0)
+    worse, equal = (measured("onnxruntime", 1, 4, 5, 6, 9, sqnr=sqnr) for sqnr in (19.9, 20.0))
+    ours = measured("planish", 1, 2, 4, 6, 9, sqnr=20.1)
+    assert best_peer([ours, worse, nncf]) is nncf
+    assert factor([ours, worse, nncf]) == 2
+    assert factor([ours, equal, nncf]) == 1.25
+    assert factor([ours, worse]) == 1.25  # nobody says how exact NNCF's would be
+    assert factor([measured("planish", 1, 2, 4, 6, 9, sqnr=19.9), nncf]) is None
+    row = latency([[ours, worse, nncf]]).splitlines()[2]
+    assert row == (
+        "| m | 4.00 (2.00 to 6.00), 20.1 dB | 5.00 (4.00 to 6.00), 19.9 dB, less exact than NNCF's "
+        "| 8.00 (7.00 to 9.00), 20.0 dB | 2.00 | - |"
+    )
+
+
 def test_share_of_the_peak() -> None:
     assert peak_share([PEAK, OURS]) == 0.5  # 8 in 4 ms, where 4 in 1 ms are possible
     assert peak_share([OURS]) is None
@@ -108,6 +124,8 @@ def test_every_engine_is_there() -> None:
     for name in ENGINES:
         assert engine(name).refuses(Case("m", name)) is None
     assert "bfloat16" in str(engine("onnxruntime").refuses(Case("m", "onnxruntime", precision="bfloat16")))
+    refusing = {name for name in ENGINES if engine(name).refuses(Case("m", name, precision="int8"))}
+    assert refusing == {"eager"}
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,20 @@ def test_a_benchmark(name: str, more: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.bars
+def test_a_benchmark_of_integers(tmp_path: Path) -> None:
+    """planish alone: other engines' tools are no part of what the tests need."""
+    options = ["--models", "resnet18", "--size", "small", "--against", "", "--rounds", "2", "--seconds", "0.05"]
+    command = [sys.executable, "-m", "benchmarks.latency", "--precision", "int8", *options]
+    done = subprocess.run([*command, "--json", str(tmp_path / "x")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {row["engine"]: row for row in json.loads((tmp_path / "x").read_text())["results"]}
+    assert rows["planish"]["sqnr"] > 15
+    assert 0 < rows["planish"]["error"] < 0.5
+    assert f"{rows['planish']['sqnr']:.1f} dB" in done.stdout
+    assert rows["peak"]["flops"] > 0
+
+
+@pytest.mark.bars
 @pytest.mark.parametrize(
     ("name", "more"),
     [
