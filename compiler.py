@@ -230,7 +230,7 @@ def with_floats(
     compiled, grouped = made.network
     fidelity = stages(made.quantized).of(compiled.run_flat if compiled.runs_here else None)
     fidelity = replace(fidelity, times=made.times(), whole=made.whole, unmeasured=made.unmeasured(how))
-    report = [entry.to_json() for entry in (*grouped.report, *made.entries)]
+    report = [*compiled.manifest["report"], *(entry.to_json() for entry in made.entries)]
     return compiled.described(report=report, fidelity=fidelity.to_json()), grouped
 
 

@@ -59,8 +59,8 @@ class Decision:
             LayerTime(
                 tuple(sorted(unit.nodes)),
                 unit.layers,
-                unit.integer,
-                unit.float,
+                unit.integer_ms,
+                unit.float_ms,
                 found.alone(place),
                 not unit.nodes.isdisjoint(self.quantized.keep),
                 unit.loses,
@@ -125,7 +125,7 @@ class FloatLayers:
         """The fewest noisy layers in float for which the score is high enough."""
         assert self.how.max_drop is not None
         quantized = start.quantized
-        found = islands(quantized.prepared, kernels(start.network[1]), kernels(floats[1]), {}, tuple(quantized.keep))
+        found = islands(quantized.prepared, kernels(start.network), kernels(floats), {}, tuple(quantized.keep))
         want = self._score(floats[0])
         floor = want - self.how.max_drop
         scores = 1
@@ -193,7 +193,7 @@ def noisiest(found: Islands, layers: tuple[LayerNoise, ...]) -> list[int]:
 
 def _times(found: Islands, place: int) -> str:
     unit = found.units[place]
-    return f"int8 takes {unit.integer:.4f} ms, float {unit.float:.4f} ms"
+    return f"int8 takes {unit.integer_ms:.4f} ms, float {unit.float_ms:.4f} ms"
 
 
 def _site(decision: Decision, found: Islands, place: int, reason: str | None) -> Site:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import fx
 
 from .backends.tvm.runtime import Compiled
 from .ir.program import Program
@@ -44,11 +45,11 @@ class Measured:
 def measure_layers(quantized: Quantized, integers: Network, floats: Network, make: Make) -> Measured:
     """Both times of every layer, and what conversions of the values between them take."""
     program, kept = quantized.prepared, tuple(quantized.keep)
-    bare = islands(program, kernels(integers[1]), kernels(floats[1]), {}, kept)
+    bare = islands(program, kernels(integers), kernels(floats), {}, kept)
     converters, named = _converters(quantized, [border.value for border in bare.borders])
     networks = [integers, floats, *([] if converters is None else [make(converters)])]
     times = kernel_times([network for network, _ in networks])
-    made = [kernels(grouped, own) for (_, grouped), own in zip(networks, times, strict=True)]
+    made = [kernels(network, own) for network, own in zip(networks, times, strict=True)]
     taken = {name: kernel.milliseconds for kernel in (made[2] if converters else ()) for name in kernel.nodes}
     conversions = {name: (taken[f"q{place}"], taken[f"d{place}"]) for name, place in named.items()}
     found = islands(program, made[0], made[1], conversions, kept)
@@ -56,14 +57,25 @@ def measure_layers(quantized: Quantized, integers: Network, floats: Network, mak
     return Measured(found, (whole[0], whole[1]))
 
 
-def kernels(grouped: Program, times: Mapping[str, float] | None = None) -> list[Kernel]:
-    """The kernels of a program and the nodes that they stand for, with the times of the values they make."""
-    found = []
+def kernels(network: Network, times: Mapping[str, float] | None = None) -> list[Kernel]:
+    """The kernels of a network and the nodes that they stand for, with the times of the values they make.
+
+    A region that has no step of its own was joined with the one before it.
+    """
+    compiled, grouped = network
+    steps = {step["region"] for step in compiled.steps}
+    made: dict[fx.Node, tuple[str, set[str]]] = {}
     for call in grouped.graph.find_nodes(op="call_module"):
         body = [node for node in grouped.regions[str(call.target)].body.nodes if node.op == "call_function"]
-        nodes = (name for node in body for name in node.meta.get("stands_for", (node.name,)))
-        found.append(Kernel(frozenset(nodes), (times or {}).get(call.name, 0.0)))
-    return found
+        nodes = {name for node in body for name in node.meta.get("stands_for", (node.name,))}
+        before = [source for source in call.all_input_nodes if source in made]
+        if str(call.target) in steps or not before:
+            made[call] = (call.name, nodes)
+        else:
+            made[call] = made[before[0]]
+            made[call][1].update(nodes)
+    joined = {name: nodes for name, nodes in made.values()}
+    return [Kernel(frozenset(nodes), (times or {}).get(name, 0.0)) for name, nodes in joined.items()]
 
 
 def kernel_times(networks: Sequence[Compiled]) -> list[dict[str, float]]:

@@ -64,11 +64,11 @@ class LayerTime:
     nodes: tuple[str, ...]
     """The values that these kernels make: those of several layers where no kernel border lies between them."""
     layers: tuple[str, ...]
-    integer: float
+    integer_ms: float
     """Milliseconds of its integer kernels."""
-    float: float
+    float_ms: float
     """Milliseconds of the kernels that it has in a float model."""
-    conversions: float
+    conversions_ms: float
     """Milliseconds that conversions at its borders add if it alone is in float; less than 0 where they go."""
     in_float: bool = False
     """Whether it is in float in this artifact."""
@@ -78,13 +78,14 @@ class LayerTime:
     @property
     def cost(self) -> float:
         """Milliseconds that keeping this layer alone in float costs; less than 0 where it is faster so."""
-        return self.float + self.conversions - self.integer
+        return self.float_ms + self.conversions_ms - self.integer_ms
 
     def __str__(self) -> str:
         """Print as `conv1: int8 takes 0.3100 ms, float 0.2200 ms, conversions +0.0200 ms`."""
         name = ", ".join(self.layers) or ", ".join(self.nodes)
         state = " (in float)" if self.in_float else ""
-        times = f"int8 takes {self.integer:.4f} ms, float {self.float:.4f} ms, conversions {self.conversions:+.4f} ms"
+        times = f"int8 takes {self.integer_ms:.4f} ms, float {self.float_ms:.4f} ms, "
+        times += f"conversions {self.conversions_ms:+.4f} ms"
         return f"{name}{state}: {times}"
 
 
@@ -114,7 +115,7 @@ class Fidelity:
     def slower(self) -> tuple[LayerTime, ...]:
         """The layers whose integer kernels lose to float ones, and that are in integers; what loses most first."""
         found = (time for time in self.times if time.loses and not time.in_float)
-        return tuple(sorted(found, key=lambda time: time.float - time.integer))
+        return tuple(sorted(found, key=lambda time: time.float_ms - time.integer_ms))
 
     def lines(self, count: int = 5) -> Iterator[str]:
         """What people read."""

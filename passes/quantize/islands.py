@@ -43,13 +43,13 @@ class Unit:
 
     nodes: frozenset[str]
     layers: tuple[str, ...]
-    integer: float
-    float: float
+    integer_ms: float
+    float_ms: float
 
     @property
     def loses(self) -> bool:
         """Whether its integer kernels are slower than its float kernels alone, by more than noise."""
-        return self.float * MARGIN + NOISE < self.integer
+        return self.float_ms * MARGIN + NOISE < self.integer_ms
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Islands:
     def milliseconds(self, floats: Collection[int]) -> float:
         """How long all takes with these units in float, and those that are so in any case."""
         chosen = self.fixed.union(floats)
-        times = (unit.float if place in chosen else unit.integer for place, unit in enumerate(self.units))
+        times = (unit.float_ms if place in chosen else unit.integer_ms for place, unit in enumerate(self.units))
         return sum(times) + sum(self._conversion(border, chosen) for border in self.borders)
 
     def alone(self, unit: int) -> float:
         """The conversions that come with one unit in float, less those that go."""
         both = self.milliseconds([unit]) - self.milliseconds([])
-        return both - (self.units[unit].float - self.units[unit].integer)
+        return both - (self.units[unit].float_ms - self.units[unit].integer_ms)
 
     def fastest(self) -> frozenset[int]:
         """The units that make the whole fastest in float; without those that are there in any case."""
@@ -99,8 +99,8 @@ class Islands:
         network: nx.DiGraph[Any] = nx.DiGraph()
         network.add_nodes_from((CODES, FLOAT))
         for place, unit in enumerate(self.units):
-            network.add_edge(CODES, place, capacity=unit.float * MARGIN + NOISE)
-            network.add_edge(place, FLOAT, **({} if place in self.fixed else {"capacity": unit.integer}))
+            network.add_edge(CODES, place, capacity=unit.float_ms * MARGIN + NOISE)
+            network.add_edge(place, FLOAT, **({} if place in self.fixed else {"capacity": unit.integer_ms}))
         for border in self.borders:
             if border.producer != FLOAT:
                 network.add_edge(border.producer, ("dequantize", border.value), capacity=border.dequantize)
@@ -138,7 +138,7 @@ def _units(nodes: Mapping[str, fx.Node], integers: Sequence[Kernel], floats: Seq
         for kernel in kernels:
             names = _computed(kernel, nodes)
             nx.add_path(shared, names)
-            times[-1].update({name: kernel.milliseconds for name in names[:1]})  # type: ignore[dict-item]
+            times[-1].update({name: kernel.milliseconds for name in names[:1]})
     for part in nx.connected_components(shared):
         members = [name for name in nodes if name in part]
         if any(is_floating(nodes[name]) for name in members):
