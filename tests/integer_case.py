@@ -9,19 +9,53 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from kernel_case import build, make_task
+from kernel_case import HOST, build, make_task
 from torch import Tensor
 
 from planish.backends.tvm.generic.template import Generic
 from planish.backends.tvm.plan import PLAIN
+from planish.backends.tvm.target import Target, parse_target
 from planish.backends.tvm.template import Template
+from planish.ir.capture import capture
+from planish.ir.program import Program
 from planish.ir.quantized.operators import OPERATORS
+from planish.passes.manager import run_passes
+from planish.passes.pipelines import EXACT, GROUP, INTEGER
+from planish.passes.quantize.calibrate import calibrate
+from planish.passes.quantize.integerize import integerize
+from planish.passes.quantize.observers import MinMax
 
 assert OPERATORS  # registered by their import
 U8, S8, S16, S32 = torch.uint8, torch.int8, torch.int16, torch.int32
 planish = torch.ops.planish
 aten = torch.ops.aten
 LAYOUTS = (PLAIN, "c16")
+
+
+class Narrow(Target):
+    """A CPU whose vectors are used up to 256 bits."""
+
+    @property
+    def lanes(self) -> int:
+        """Of 32 bits."""
+        return 8
+
+
+# Dot products of bytes in 512 bits (here) and in 256, products of 16 bits in 512 and in 256, and one by one.
+CPUS = {
+    "vnni": HOST,
+    "vnni256": Narrow(HOST.triple, HOST.cpu, HOST.features, HOST.threads),
+    "halves": parse_target("skylake-avx512", 2),
+    "halves256": parse_target("haswell", 2),
+    "single": parse_target("x86-64", 2),
+}
+
+
+def grouped_and_reference(model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Program, Program]:
+    """Calibrated with this one batch: as it is compiled, and as it is specified."""
+    program = run_passes(capture(model, tuple(args), kwargs), (*EXACT, *INTEGER))
+    made = integerize(program, calibrate(program, [tuple(program.signature.flatten(tuple(args), kwargs))], MinMax))
+    return run_passes(made, GROUP), made
 
 
 def exact(

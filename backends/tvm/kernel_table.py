@@ -5,12 +5,13 @@ kernel(template, task) = symbol of emit(task)      equal tasks get one kernel (R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from torch import fx
 
+from .codegen_process import WITHOUT_DIVISION
 from .generic.template import convert_layout
 from .plan import Derived, Kernel, Layout, PackedWeight, Plan, Value
 from .symbol import kernel_symbol
@@ -35,12 +36,13 @@ class KernelTable:
         if key not in self._memo:
             lowered = chosen.template.emit(task, chosen.choice)
             name, choice = chosen.template.name, dict(lowered.choice)
-            self._memo[key] = (self._add(lowered.func, name, choice, chosen.tuned), lowered)
+            func = undivided(lowered.func, (*task.inputs, task.output))
+            self._memo[key] = (self._add(func, name, choice, chosen.tuned), lowered)
         return self._memo[key]
 
     def conversion(self, value: Value, layout: Layout) -> str:
         """A kernel that copies `value` into another layout."""
-        return self._add(convert_layout(value, layout, self.target), "convert_layout", {})
+        return self._add(undivided(convert_layout(value, layout, self.target), (value,)), "convert_layout", {})
 
     def weight(self, source: str, packed: Packed) -> str:
         """The name of the argument made from the weight `source`."""
@@ -58,6 +60,12 @@ class KernelTable:
         kernel = Kernel(symbol, func, template, choice, None if tuned is None else dict(tuned))
         self.plan.kernels.setdefault(symbol, kernel)
         return symbol
+
+
+def undivided(func: Any, values: Iterable[Value]) -> Any:
+    """A kernel of integers alone is to have no division, not even one that is TVM's own."""
+    floats = any("float" in value.dtype for value in values)
+    return func if floats else func.with_attr(WITHOUT_DIVISION, True)
 
 
 def unpacked(position: int) -> Packed:

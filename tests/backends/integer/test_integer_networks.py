@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +9,16 @@ import pytest
 import torch
 from integer_case import codes
 from integer_only import strange
-from kernel_case import HOST, loops, make_task
+from kernel_case import HOST, make_task
 from torch.utils._pytree import tree_leaves
 from zoo.integer_network import integer_network
 from zoo.random_integers import random_integers
 
 from planish.backends.tvm.backend import TvmBackend
-from planish.backends.tvm.compat import tvm
 from planish.backends.tvm.generic.template import Generic
 from planish.backends.tvm.lower import lower
 from planish.backends.tvm.plan import Plan
-from planish.backends.tvm.target import Target, parse_target
+from planish.backends.tvm.target import Target
 from planish.ir.ops import integer_name
 from planish.ir.program import Program
 from planish.ir.quantized.operators import OPERATORS
@@ -30,8 +28,6 @@ from planish.passes.pipelines import GROUP
 
 SUITE = range(20)
 BARS = range(1000, 1200)
-FLOATS = re.compile(r"\bv?(?:add|sub|mul|div|sqrt|fn?m(?:add|sub)\w*|max|min|round|rndscale|cvt\w*)[ps][sdh]\b")
-DIVISIONS = re.compile(r"\bi?div[bwlq]?\b")
 
 
 def check_bits(program: Program, sets: list[tuple[torch.Tensor, ...]]) -> None:
@@ -122,31 +118,3 @@ def test_the_look_at_stored_values_sees() -> None:
 def seen(fn: Callable[[Any], Any], x: torch.Tensor) -> set[str]:
     """What is strange about the kernel of a function."""
     return strange(Generic().emit(make_task(fn, [x])).func)
-
-
-@pytest.mark.parametrize("target", ["native", "x86-64-v3"])
-def test_machine_code_has_no_float_arithmetic(target: str) -> None:
-    """Nor a division, but the one by which each parallel loop finds its share."""
-    cpu = parse_target(target, 2)
-    for kernel in plan_of(random_integers(4)[0], cpu).kernels.values():
-        assembly = machine_code(kernel.func, cpu)
-        assert not FLOATS.findall(assembly), kernel.template
-        shares = sum(kind == "parallel" for kind, _ in loops(kernel.func))
-        assert len(DIVISIONS.findall(assembly)) <= shares, kernel.template
-
-
-def test_the_look_at_machine_code_sees() -> None:
-    """A float sum, a float quotient, and an integer quotient by a variable."""
-    aten, x = torch.ops.aten, torch.arange(1, 40)
-    floats = make_task(lambda v, w: aten.div.Tensor(aten.add.Tensor(v, w), v), [x.float(), x.float()])
-    quotient = make_task(lambda v, w: aten.floor_divide.default(v, w), [x, x])
-    assert {"addps", "divps"} <= {
-        name.lstrip("v") for name in FLOATS.findall(machine_code(Generic().emit(floats).func))
-    }
-    assert DIVISIONS.findall(machine_code(Generic().emit(quotient).func))
-
-
-def machine_code(func: Any, target: Target = HOST) -> str:
-    """Assembly of a kernel."""
-    made = tvm.compile(tvm.IRModule({"main": func}), target=target.tvm_target())
-    return str(made.mod.inspect_source("asm"))

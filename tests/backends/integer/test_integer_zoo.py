@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from integer_case import CPUS, grouped_and_reference
 from integer_only import strange
 from kernel_case import HOST
 from quantize.test_integer_networks import Torture
@@ -16,45 +17,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from planish.backends.tvm.backend import TvmBackend
 from planish.backends.tvm.lower import lower
-from planish.backends.tvm.target import Target, parse_target
-from planish.ir.capture import capture
+from planish.backends.tvm.target import Target
 from planish.ir.ops import integer_name
 from planish.ir.program import Program
-from planish.passes.manager import run_passes
-from planish.passes.pipelines import EXACT, GROUP, INTEGER
-from planish.passes.quantize.calibrate import calibrate
-from planish.passes.quantize.integerize import integerize
-from planish.passes.quantize.observers import MinMax
 
 SMALL = ("deit_small",)
 OTHERS = ("mobilenet_v3_small", "densenet121", "swin_tiny", "bert_base", "convnext_tiny")
 FULL = ("resnet18", "resnet50", "mobilenet_v2", "inception_v3", "deit_small")
-
-
-class Narrow(Target):
-    """A CPU whose vectors are used up to 256 bits."""
-
-    @property
-    def lanes(self) -> int:
-        """Of 32 bits."""
-        return 8
-
-
-# Dot products of bytes in 512 bits (here) and in 256, products of 16 bits in 512 and in 256, and one by one.
-CPUS = {
-    "vnni": HOST,
-    "vnni256": Narrow(HOST.triple, HOST.cpu, HOST.features, HOST.threads),
-    "halves": parse_target("skylake-avx512", 2),
-    "halves256": parse_target("haswell", 2),
-    "single": parse_target("x86-64", 2),
-}
-
-
-def grouped_and_reference(model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Program, Program]:
-    """Calibrated with this one batch: as it is compiled, and as it is specified."""
-    program = run_passes(capture(model, tuple(args), kwargs), (*EXACT, *INTEGER))
-    made = integerize(program, calibrate(program, [tuple(program.signature.flatten(tuple(args), kwargs))], MinMax))
-    return run_passes(made, GROUP), made
 
 
 def check(model: Any, args: Sequence[Any], kwargs: dict[str, Any], target: Target = HOST) -> None:
