@@ -6,15 +6,15 @@ compile_model = backend.compile ∘ group ∘ check_supported ∘ lower_precisio
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
 from .backends.partition import Supports, partition
-from .errors import OptionError, TrainModeError, UnsupportedOperators
+from .errors import ModelError, OptionError, TrainModeError, UnsupportedOperators
 from .ir.capture import capture
 from .ir.image import Image
 from .ir.program import Program, Stage
@@ -37,6 +37,18 @@ if TYPE_CHECKING:
     from .layer_times import Network
     from .quantizing import Quantized
 
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class BringsIntegers(Protocol):
+    """A model that was trained in integers (`training.FakeQuantized`) says itself what they are."""
+
+    def planish_integers(
+        self, inputs: Any, kwargs: Mapping[str, Any] | None, options: Options
+    ) -> tuple[Program, Quantized, Options]:
+        """What was captured, its integers, and the options that they were made with."""
+
 
 def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, options: Options) -> Compiled:
     """`planish.compile`, its options checked."""
@@ -47,11 +59,15 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         backend = TvmBackend(options.target, options.threads, options.numerics)
         backend.warm()
         report("capture", 0, 1)
-        captured, examples = captured_with(model, inputs, kwargs, options.preprocess)
-        report("capture", 1, 1)
-        captured = _with_codes(captured, options)
-        optimized = optimize(captured, options.passes, options.verify, report)
-        quantized = _quantized(optimized, options, report, examples)
+        if isinstance(model, BringsIntegers):
+            captured, quantized, options = model.planish_integers(inputs, kwargs, options)
+            optimized, examples = quantized.prepared, list(quantized.batch)
+        else:
+            captured, examples = captured_with(model, inputs, kwargs, options.preprocess)
+            report("capture", 1, 1)
+            captured = with_codes(captured, options)
+            optimized = optimize(captured, options.passes, options.verify, report)
+            quantized = quantized_of(optimized, options, report, examples)
         lowered = lower_precision(optimized, options.precision) if quantized is None else quantized.integer
         check_supported(lowered, backend.supports)
         grouped = group(lowered, options.verify)
@@ -83,18 +99,31 @@ def compile_from_command(
     """`planish compile`: MODEL, --input, --weights and --eval as written on the command line."""
     data = options.get("calibration")
     checked = check_options({**options, "calibration": None if data is None else load_data(data)})
+    return with_model_of_command(
+        spec, inputs, weights, eval_mode, lambda model, args, examples: compile_model(model, args, examples, checked)
+    )
+
+
+def with_model_of_command(
+    spec: str,
+    inputs: Mapping[str, str],
+    weights: str | None,
+    eval_mode: bool,
+    use: Callable[[Any, Any, Mapping[str, Any] | None], Result],
+) -> Result:
+    """`use(model, args, kwargs)` of a model and the inputs that the command line describes."""
     model = load_model(spec, weights)
     if isinstance(model, torch.nn.Module):
         if eval_mode:
             model.eval()
         examples = example_inputs(model, inputs)
         try:
-            return compile_model(model, (), examples, checked)
+            return use(model, (), examples)
         except TrainModeError as error:
             raise TrainModeError(error.what, f"{error.todo[:-1]}; on the command line: --eval.") from error
     if inputs:
         raise OptionError(f"{spec} has its own example inputs.", "Leave --input out.")
-    return compile_model(model, None, None, checked)
+    return use(model, None, None)
 
 
 def rewrite_model(
@@ -117,6 +146,8 @@ def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None) -> 
             f"example_kwargs is a {type(kwargs).__name__}, not a dict of inputs by name.",
             "Give {'mask': mask} for model(..., mask=mask), or leave it out.",
         )
+    if isinstance(model, BringsIntegers):
+        raise ModelError("A fake-quantized module is compiled to integers alone.", "Give precision='int8'.")
     return capture(model, () if inputs is None else inputs, kwargs)
 
 
@@ -164,7 +195,7 @@ def lower_precision(program: Program, precision: object) -> Program:
     return run_passes(program, BFLOAT16) if precision == "bfloat16" else program
 
 
-def _with_codes(captured: Program, options: Options) -> Program:
+def with_codes(captured: Program, options: Options) -> Program:
     """What was captured; codes that others gave it are read for integers, computed in float for other precisions."""
     integers = isinstance(options.precision, Quantization)
     if is_quantized(captured):
@@ -178,7 +209,7 @@ def _with_codes(captured: Program, options: Options) -> Program:
     return captured
 
 
-def _quantized(
+def quantized_of(
     program: Program, options: Options, progress: Progress, examples: list[torch.Tensor] | None
 ) -> Quantized | None:
     """OPTIMIZED to QUANTIZED, if the user asked for integers."""

@@ -86,6 +86,8 @@ def capture_file(path: str | os.PathLike[str], *, name: str | None = None) -> Pr
         raise ModelError(f"There is no file {str(path)!r}.", "Pass the path of a file written by torch.export.save.")
     try:
         with quiet():
+            import torch.ao.quantization.fx._decomposed  # Q/DQ operators, which a file may hold
+
             exported = torch.export.load(path)
     except Exception as error:
         raise ModelError(

@@ -20,8 +20,9 @@ from planish.ir.interpret import eager, reference, run_graph, widen, widened
 from planish.ir.ops import arguments, is_call
 from planish.ir.program import Program
 from planish.ir.types import QuantParams
+from planish.passes.quantize.imported.given_plan import is_imported
 from planish.passes.quantize.rules.products import by_input, by_output
-from planish.passes.quantize.weights import quantize_weight
+from planish.passes.quantize.weights import grid_weight, quantize_weight
 
 aten = torch.ops.aten
 ROUNDING = 0.5 + 2.0**-8
@@ -125,7 +126,8 @@ class _Run:
         w, groups, transposed = self.value(given["weight"]), given.get("groups", 1), given.get("transposed", False)
         b = None if given["bias"] is None else self.value(given["bias"])
         x = self.known[given["input"].name][1].scale
-        made = quantize_weight(by_output(w, groups) if transposed else w, b, x, node.name)
+        codes = grid_weight if is_imported(self.program) else quantize_weight
+        made = codes(by_output(w, groups) if transposed else w, b, x, node.name)
         rows = made.values()
         bias = None if made.bias is None else made.bias * made.scales * x
         return [self.value(given["input"]), by_input(rows, groups) if transposed else rows, bias, *node.args[3:]]

@@ -65,8 +65,8 @@ def quantize_weight(
 def grid_weight(weight: Tensor, bias: Tensor | None, x_scale: float, layer: str) -> QuantizedWeight:
     """Codes of a weight whose channels are multiples of a step already, in 8 bits: its own, times a whole number.
 
-    The step of a channel is what its largest weight is by the least number of steps, 1 to 128, that makes all of them
-    whole. More steps of a part of it mean the same, and a finer bias.
+    The step of a channel is what its largest weight is by the largest number of steps up to 128 that makes all of them
+    whole: more and finer steps mean the same, and leave a finer bias.
     """
     wide = weight.detach().to(torch.float64)
     rows = wide.flatten(1)
@@ -79,16 +79,13 @@ def grid_weight(weight: Tensor, bias: Tensor | None, x_scale: float, layer: str)
         )
     most = rows.abs().amax(1)
     codes = (rows * (steps / most.where(most > 0, 1.0))[:, None]).round()
-    room = torch.minimum(MOST // codes.amax(1).clamp(min=1), (MOST + 1) // (-codes.amin(1)).clamp(min=1)).clamp(min=1)
-    scales = torch.where(most > 0, most / (steps * room), 1.0)
+    scales = torch.where(most > 0, most / steps, 1.0)
     offset = None if bias is None else bias.detach().to(torch.float64)
     if offset is not None:
         heavy = offset.abs() / (x_scale * scales) > 2.0**BIAS_BITS  # channels whose weights are nearly nothing
         coarse = quantize_weight(rows, bias, x_scale, layer)
         scales = torch.where(heavy, coarse.scales, scales)
-        codes = torch.where(heavy[:, None], coarse.weight.to(torch.float64), codes * room[:, None])
-    else:
-        codes = codes * room[:, None]
+        codes = torch.where(heavy[:, None], coarse.weight.to(torch.float64), codes)
     biases = None if offset is None else (offset / (x_scale * scales) + 0.5).floor().to(torch.int32)
     return QuantizedWeight(codes.to(torch.int8).reshape(weight.shape), biases, scales)
 
@@ -98,12 +95,14 @@ Quantizer = Callable[[Tensor, Tensor | None, float, str], QuantizedWeight]
 
 
 def _steps(rows: Tensor) -> Tensor:
-    """How many steps each row's largest number is; 0 where none up to 128 makes all numbers of int8."""
+    """How many steps each row's largest number is at most; 0 where none up to 128 makes all of them codes of int8."""
     found = torch.zeros(len(rows), dtype=torch.float64)
     most = rows.abs().amax(1)
     unit = rows / most.where(most > 0, 1.0)[:, None]
-    for count in range(1, MOST + 2):
+    for count in range(MOST + 1, 0, -1):
         open_rows = (found == 0).nonzero().flatten()
+        if not len(open_rows):
+            break
         near = open_rows[_whole(unit[open_rows, :GLANCE] * count)]  # a few numbers bar most counts
         own = unit[near] * count
         found[near[_whole(own) & (own.amax(1) < MOST + 0.5)]] = count

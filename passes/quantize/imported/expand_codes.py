@@ -1,6 +1,6 @@
 """expand_codes: values that stand on codes are computed in float, for code that is not of integers.
 
-    rounded(x) == dequantize(quantize(x))
+    rounded(x) == scale · clamp(round(x / scale), low - zero, high - zero)
 
 Before:
     program(%x: f32[1, 2]) {
@@ -10,10 +10,11 @@ Before:
 
 After:
     program(%x: f32[1, 2]) {
-      @scale: f32[1] = [0.5]
-      %quantize: u8[1, 2] = planish::quantize(%x, 0.5, 3, 0, 255, torch.uint8)
-      %dequantize: f32[1, 2] = planish::dequantize(%quantize, @scale, 3)
-      return %dequantize
+      %div: f32[1, 2] = div.Tensor(%x, 0.5)
+      %round: f32[1, 2] = round(%div)
+      %clamp: f32[1, 2] = clamp(%round, -3, 252)
+      %mul: f32[1, 2] = mul.Tensor(%clamp, 0.5)
+      return %mul
     }
 """
 
@@ -28,21 +29,22 @@ from torch import fx
 
 from ....ir.ops import integer_name
 from ....ir.program import Program, Stage
-from ....ir.rules import Call, Replacement, Rule, Weight
+from ....ir.rules import Call, Replacement, Rule
 from ...base import Numerics, Pass
 
-planish = torch.ops.planish
+aten = torch.ops.aten
 
 
 def _expanded(node: fx.Node, program: Program) -> Replacement | None:
-    """Both steps."""
+    """Codes less their zero point, times the scale."""
     if integer_name(node) != "rounded":
         return None
     given: Any = node.args
     x, scale, zero, low, high = given
-    codes = Call(planish.quantize.default, (x, scale, zero, low, high, torch.uint8))
-    held = Weight("scale", torch.tensor([scale], dtype=torch.float32).reshape([1] if x.meta["val"].dim() else []))
-    return Replacement({node: Call(planish.dequantize.default, (codes, held, zero))})
+    steps = Call(aten.round.default, (Call(aten.div.Tensor, (x, scale)),))
+    return Replacement(
+        {node: Call(aten.mul.Tensor, (Call(aten.clamp.default, (steps, low - zero, high - zero)), scale))}
+    )
 
 
 @dataclass(frozen=True)

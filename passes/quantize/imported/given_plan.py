@@ -53,7 +53,8 @@ class GivenPlan(Plan):
             return self._ranges[node]
         if node not in self._bounds:
             raise QuantizationError(
-                f"the graph says nothing of the range of {node.name}", "Give calibration=loader: data shows it."
+                f"the graph says nothing of the range of {node.name}, which calibration= would",
+                "Quantize that value in the graph, or give calibration=loader.",
             )
         return self._bounds[node]
 
@@ -69,8 +70,8 @@ class GivenPlan(Plan):
             return self._given[node]
         if node not in self._ranges:
             raise QuantizationError(
-                f"the graph gives no codes to its input {node.name}",
-                "Quantize that value in the graph, or give calibration=loader, which chooses its codes.",
+                f"the graph gives no codes to its input {node.name}, which calibration= would",
+                "Quantize that value in the graph, or give calibration=loader.",
             )
         return QuantParams.asymmetric(*self._ranges[node])
 
