@@ -32,6 +32,8 @@ __all__ = [
     "__version__",
     "compile",
     "errors",
+    "export_onnx",
+    "fake_quantize",
     "load",
     "rewrite",
     "tune_mode",
@@ -107,11 +109,72 @@ def rewrite(
     return _compiler().rewrite_model(model, example_inputs, example_kwargs, passes, verify)  # type: ignore[no-any-return]
 
 
+def export_onnx(
+    model: Any,
+    path: str | os.PathLike[str],
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    precision: str | Quantization = "int8",
+    calibration: Any = None,
+    preprocess: Image | None = None,
+    passes: str | Sequence[Step] | None = None,
+    verify: bool = False,
+    progress: bool | Callable[[str, int, int], None] | None = None,
+    select: Callable[[Any], Any] | None = None,
+) -> None:
+    """Write the integers that `compile(..., precision="int8")` computes with as an ONNX file (opset 21).
+
+    Values are quantized and dequantized around operators of floats ("QDQ"), with the scales, zero points and weights
+    that planish has: engines fuse that into integer kernels of their own. In ONNX Runtime each value is within one
+    code. Options are those of `compile`; `model` may also be an integer `Program`. Needs `planish[onnx]`.
+    """
+    from .options import check_options
+
+    options = {
+        "precision": precision,
+        "calibration": calibration,
+        "preprocess": preprocess,
+        "passes": passes,
+        "verify": verify,
+        "progress": progress,
+        "select": select,
+    }
+    _exporting().export_model(model, path, example_inputs, example_kwargs, check_options(options))
+
+
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Compiled:
     """Load an artifact. Needs no torch; takes NumPy arrays or anything with DLPack, and returns the same kind."""
     from .backends.tvm.runtime import load as load_artifact
 
     return load_artifact(path, threads=threads)
+
+
+def fake_quantize(
+    model: torch.nn.Module,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    calibration: Any = None,
+    precision: str | Quantization = "int8",
+    ranges: str = "learned",
+    select: Callable[[Any], Any] | None = None,
+    progress: bool | Callable[[str, int, int], None] | None = None,
+) -> torch.nn.Module:
+    """A module that trains `model`'s own parameters in integers: each call gives what the integer artifact of the
+    present parameters would, bit for bit, with straight-through gradients.
+
+    `ranges` start as `calibration` shows them and are then parameters ("learned"), or in train mode follow the data
+    ("ema", with the momentum of `precision`). `planish.compile(module, x, precision="int8")` needs no calibration.
+    """
+    from .options import check_options
+
+    given = {"precision": precision, "calibration": calibration, "select": select, "progress": progress}
+    checked = check_options(given)
+    _compiler()  # or the error that says what to install
+    from .training import fake_quantize as make
+
+    return make(model, example_inputs, example_kwargs, ranges, checked)
 
 
 def tune_mode(model: torch.nn.Module, inner: str = "eager") -> torch.nn.Module:
@@ -135,6 +198,15 @@ def _compiler() -> Any:
     except ModuleNotFoundError as error:
         raise errors.missing_extra(error) from None
     return compiler
+
+
+def _exporting() -> Any:
+    """The module that exports, or an error that says how to install what it needs."""
+    try:
+        from . import exporting
+    except ModuleNotFoundError as error:
+        raise errors.missing_extra(error) from None
+    return exporting
 
 
 def __getattr__(name: str) -> Any:

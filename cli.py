@@ -1,4 +1,4 @@
-"""The `planish` command: compile, tune, run, bench, inspect, doctor.
+"""The `planish` command: compile, export, tune, run, bench, inspect, doctor.
 
 Results go to standard output (`--json` for machines), progress and errors to standard error. Exit status: 0,
 1 for an error that says what is wrong and what to do, 2 for a wrong command line, 130 after Ctrl-C.
@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import cli_tune
+from . import cli_export, cli_tune
 from .cli_options import (
     AllowFloat,
     Calibration,
@@ -51,6 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_tune.app, name="tune")
+app.command()(cli_export.export)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the signal's number, as shells count."""

@@ -60,10 +60,11 @@ def model_of(program: Program) -> onnx.ModelProto:
         try:
             if node.op in ("placeholder", "get_attr"):
                 graph.values[node] = _given(graph, node)
-            elif node.op == "call_function" and all(source in graph.values for source in node.all_input_nodes):
+            elif node.op == "call_function":
                 graph.values[node] = _rule(node)(graph, node)
         except Inexpressible as error:
             refused.append(_unsupported(node, str(error)))
+            graph.values[node] = Stored(node.name, node.meta["val"].dtype)  # what reads it may be refused, too
     if refused:
         raise NoOnnxForm(refused)
     return _model(graph)

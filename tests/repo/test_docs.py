@@ -10,7 +10,7 @@ from dataclasses import fields
 import pytest
 from tree import ROOT
 
-from planish import cli
+from planish import cli, cli_export
 from planish.options import Options
 
 PAGES = ["README.md", "docs/architecture.md", "docs/cli.md", "docs/quantization.md"]
@@ -27,7 +27,7 @@ def test_every_option_is_documented() -> None:
 
 def test_every_command_and_its_options_are_documented() -> None:
     text = read("docs/cli.md")
-    for command in (cli.compile, cli.run, cli.bench, cli.inspect, cli.doctor):
+    for command in (cli.compile, cli_export.export, cli.run, cli.bench, cli.inspect, cli.doctor):
         assert f"## planish {command.__name__}" in text
         for name, parameter in inspect.signature(command).parameters.items():
             if "Option" in str(parameter.annotation) or parameter.annotation in ("Threads", "Json"):

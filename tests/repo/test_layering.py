@@ -59,6 +59,12 @@ def test_only_one_folder_imports_tvm() -> None:
     assert not offenders(others, ("tvm",))
 
 
+def test_only_one_folder_imports_onnx() -> None:
+    others = tuple("/".join(p.relative_to(ROOT).parts) for p in PACKAGE if p.parent != ROOT / "backends" / "onnx")
+    assert others
+    assert not offenders(others, ("onnx",))
+
+
 def test_no_bare_imports() -> None:
     bare = {"ir", "passes", "backends"}
     assert not [str(p) for p in files(".py") if {n.split(".")[0] for n in imports(p)} & bare]
