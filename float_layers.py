@@ -18,7 +18,7 @@ from .ir.report import PassReport, Site
 from .layer_times import Make, Measured, Network, kernels, measure_layers, whole_times
 from .options import Progress
 from .passes.quantize.fewest import MOST, fewest
-from .passes.quantize.islands import Islands, islands, with_views
+from .passes.quantize.islands import Islands, Unit, islands, with_views
 from .quantization import Quantization
 from .quantizing import Quantized
 
@@ -107,7 +107,7 @@ class FloatLayers:
         why = "integer_only=True keeps it in integers" if self.how.integer_only else "conversions would take more"
         decision = start
         if chosen:
-            reasons = {place: f"it is faster so: {_times(found, place)}" for place in chosen}
+            reasons = {place: f"{_why(found.units[place])}: {_times(found, place)}" for place in chosen}
             tried = self._with(start, found, reasons)
             before, after = clock.whole([start.network[0], tried.network[0]])
             if after < before:
@@ -189,6 +189,10 @@ def noisiest(found: Islands, layers: tuple[LayerNoise, ...]) -> list[int]:
 
     places = (place for place in range(len(found.units)) if place not in found.fixed)
     return sorted(places, key=lambda place: min((own.get(name, math.inf) for name in values(place)), default=math.inf))
+
+
+def _why(unit: Unit) -> str:
+    return "it is faster so" if unit.loses else "layers beside it are faster so, and conversions take more"
 
 
 def _times(found: Islands, place: int) -> str:

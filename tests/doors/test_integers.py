@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,7 +17,7 @@ from torch import nn
 import planish
 from planish.cli import status
 from planish.errors import InputError, NoIntegerForm, OptionError, QuantizationError
-from planish.ir.fidelity import Fidelity, Hop, LayerNoise, decibels
+from planish.ir.fidelity import Fidelity, Hop, LayerNoise, LayerTime, decibels
 
 
 def make() -> nn.Module:
@@ -95,7 +96,7 @@ def test_hops_and_layers_survive_json() -> None:
     hops = (Hop("a", "b", 4.0, 0.04, 0.1), Hop("b", "c", 4.0, 0.0, 0.0))
     layers = (LayerNoise("x", (), math.inf, 12.0), LayerNoise("y", ("conv", "bn"), decibels(0, 1), 3.0))
     fidelity = Fidelity(hops, Hop("a", "c", 4.0, 0.04, 0.1), layers)
-    assert Fidelity.from_json(fidelity.to_json()) == fidelity
+    assert Fidelity.from_json(json.loads(json.dumps(fidelity.to_json()))) == fidelity
     assert [hop.sqnr for hop in hops] == [pytest.approx(20), math.inf]
     assert [layer.name for layer in fidelity.worst()] == ["conv, bn", "x"]
     assert str(fidelity).splitlines() == [
@@ -104,6 +105,28 @@ def test_hops_and_layers_survive_json() -> None:
         "a → c: 20.0 dB, at most 0.1",
         "conv, bn (y): -400.0 dB of its own, 3.0 dB with all before it",
         "x: no difference of its own, 12.0 dB with all before it",
+    ]
+
+
+def test_times_survive_json() -> None:
+    """What lost layers cost, and what it would cost not to have their noise."""
+    layers = tuple(LayerNoise(name, (name,), own, own) for name, own in (("x", 10.0), ("y", 20.0), ("z", 30.0)))
+    times = (
+        LayerTime(("y", "w"), ("y",), 0.5, 0.25, 0.125, loses=True),
+        LayerTime(("z",), ("z",), 0.5, 0.25, -0.125, in_float=True, loses=True),
+    )
+    fidelity = Fidelity((), Hop("a", "b", 4.0, 0.04, 0.1), layers, times, (2.0, 3.0), "it is late")
+    assert Fidelity.from_json(json.loads(json.dumps(fidelity.to_json()))) == fidelity
+    assert fidelity.time_of(layers[0]) is None
+    assert fidelity.time_of(layers[1]) is times[0]
+    assert fidelity.slower() == times[:1]
+    assert str(fidelity).splitlines()[1:] == [
+        "x (x): 10.0 dB of its own, 10.0 dB with all before it",
+        "y (y): 20.0 dB of its own, 20.0 dB with all before it; in float -0.1250 ms",
+        "z (z): 30.0 dB of its own, 30.0 dB with all before it; it is in float",
+        "layers were not timed in float: it is late",
+        "the whole model takes 2.0000 ms in integers and 3.0000 ms in float",
+        "slower in integers: y: int8 takes 0.5000 ms, float 0.2500 ms, conversions +0.1250 ms",
     ]
 
 
@@ -278,6 +301,12 @@ def test_options_that_do_not_fit(given: dict[str, Any], said: str) -> None:
         ({"keep_float": ["head", ""]}, "holds what is no name"),
         ({"integer_only": 1}, "integer_only=1 is neither True nor False"),
         ({"correct_bias": None}, "correct_bias=None is neither True nor False"),
+        ({"measure": 1}, "measure=1 is neither True nor False"),
+        ({"max_drop": 0.01}, "max_drop=0.01 is a drop of nothing"),
+        ({"evaluate": 3}, "evaluate=3 is no function"),
+        ({"evaluate": len, "integer_only": True}, "which integer_only=True forbids"),
+        ({"evaluate": len, "max_drop": -1}, "max_drop=-1 is no drop"),
+        ({"evaluate": len, "max_drop": "1 %"}, "max_drop='1 %' is no drop"),
     ],
 )
 def test_quantizations_that_are_none(given: dict[str, Any], said: str) -> None:
