@@ -1,0 +1,245 @@
+"""Quantization-aware training: a module whose results are those of its integers, and that trains.
+
+    module = fake_quantize(model, x, calibration=loader)        module(x) == compile(module, x, precision="int8")(x)
+
+Every call makes the integer program of the present parameters and ranges anew, as `planish.compile` does, and runs its
+reference; the gradients are those of the float program at the same point (`passes/quantize/straight_through.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .compiler import capture_model, optimize
+from .errors import ModelError, OptionError, QuantizationError
+from .ir.program import Program
+from .options import Options, needs_data
+from .passes.manager import run_passes
+from .passes.pipelines import INTEGER
+from .passes.quantize.calibrate import calibrate
+from .passes.quantize.integerize import Settings, integerize
+from .passes.quantize.live import Live
+from .passes.quantize.straight_through import run_integers, run_straight_through
+from .progress import showing
+from .quantization import Quantization
+from .quantizing import Quantized, _integers, _without_range, kept_in_float, observer_of
+
+RANGES = "quantized_ranges"
+"""Where a module keeps its ranges, beside what the model has."""
+KINDS = ("learned", "ema")
+SHAPES = 8
+"""How many shapes of inputs a module remembers the graphs of."""
+
+
+class Ranges(nn.Module):
+    """The least and the largest value of each group of values: parameters, or buffers that follow what is seen."""
+
+    def __init__(self, ends: Mapping[str, Sequence[float]], kind: str, learned: Collection[str]) -> None:
+        """One tensor of two numbers a group, a parameter for those that are learned."""
+        super().__init__()
+        self.names, self.follows = tuple(ends), kind == "ema"
+        for name, pair in ends.items():
+            tensor = torch.tensor([float(end) for end in pair])
+            if name in learned:
+                self.register_parameter(f"{name}_range", nn.Parameter(tensor))
+            else:
+                self.register_buffer(f"{name}_range", tensor)
+
+    def ends(self) -> dict[str, Tensor]:
+        """All of them, by group."""
+        return {name: getattr(self, f"{name}_range") for name in self.names}
+
+    @torch.no_grad()
+    def follow(self, seen: Mapping[str, Tensor], momentum: float) -> None:
+        """Move towards what a batch had."""
+        for name, ends in seen.items():
+            if not bool(ends.isfinite().all()):
+                raise QuantizationError(f"{name} is NaN or infinite.", "Look at the batch and the learning rate.")
+            getattr(self, f"{name}_range").lerp_(ends.to(torch.float32), 1 - momentum)
+
+
+class FakeQuantized(nn.Module):
+    """`model` in integers, with its own parameters and buffers under its own names, and ranges.
+
+    Batch norms keep their statistics and train their gains, folded in every step; nothing is dropped out, whatever
+    mode the module is in. Ranges of kind "ema" follow the data in train mode alone.
+    """
+
+    quantized_ranges: Ranges
+
+    def __init__(self, model: nn.Module, ranges: Ranges, how: Quantization, keep: Mapping[str, str]) -> None:
+        """Made by `fake_quantize`."""
+        super().__init__()
+        if hasattr(model, RANGES):
+            raise ModelError(f"The model has an attribute {RANGES!r} of its own.", "Rename it.")
+        self.how = how
+        self.keep = dict(keep)
+        self._settings = Settings(bool(how.integer_only), self.keep)
+        self._parameters, self._buffers = model._parameters, model._buffers
+        self._non_persistent_buffers_set = model._non_persistent_buffers_set
+        self._modules = dict(model._modules)
+        self.__dict__["_model"] = model  # not as a child: its children are ours
+        self._graphs: dict[Any, Live] = {}
+        self.quantized_ranges = ranges
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Graphs are made again where they are needed."""
+        return {**self.__dict__, "_graphs": {}}
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Parameters that became numbers of the graph, which training does not reach."""
+        return frozenset(name for live in self._graphs.values() for name in live.frozen)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the artifact gives for these inputs, with gradients."""
+        live, inputs = self._live(args, kwargs)
+        follows = self.training and self.quantized_ranges.follows
+        with torch.autocast("cpu", enabled=False):
+            weights, ends = live.weights(self._weights()), self.quantized_ranges.ends()
+            integer = self._integer(live, weights, ends)
+            outputs, held = run_integers(integer, [x.detach() for x in inputs])
+            if follows or torch.is_grad_enabled():
+                seen: dict[str, list[Tensor]] = {}
+                groups = {node: name for name, group in live.groups.items() for node in group}
+
+                def see(node: fx.Node, value: Tensor) -> None:
+                    seen.setdefault(groups[node], []).append(torch.stack(value.aminmax()))
+
+                outputs = run_straight_through(
+                    live.prepared,
+                    weights,
+                    inputs,
+                    (outputs, held),
+                    {} if self.quantized_ranges.follows else live.ends(ends),
+                    see if follows else None,
+                )
+                self.quantized_ranges.follow(_hulls(seen), self.how.momentum)
+        return live.prepared.signature.unflatten(outputs)
+
+    def planish_integers(
+        self, inputs: Any, kwargs: Mapping[str, Any] | None, options: Options
+    ) -> tuple[Program, Quantized, Options]:
+        """For the compiler: the captured program and the integer program, at the present parameters and ranges."""
+        _check_compile(options, self.how)
+        live, given = self._live((inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ()), dict(kwargs or {}))
+        ranges, model = live.ranges(self.quantized_ranges.ends()), self._weights()
+        with torch.no_grad():
+            weights = {name: weight.detach() for name, weight in live.weights(model).items()}
+            prepared = live.prepared.evolve(weights=weights)
+            integer = _integers(prepared, ranges, self._settings)
+        own = {name: model.get(name, tensor).detach() for name, tensor in live.captured.weights.items()}
+        batch = [x.detach() for x in given]
+        made = Quantized(prepared, integer, {}, batch, ranges, self.keep, self._settings.integer_only)
+        how = replace(self.how, integer_only=True, correct_bias=False)  # nothing else may move to float now
+        return live.captured.evolve(weights=own), made, replace(options, precision=how)
+
+    def _integer(self, live: Live, weights: Mapping[str, Tensor], ends: Mapping[str, Tensor]) -> Program:
+        with torch.no_grad():
+            program = live.prepared.evolve(weights={name: weight.detach() for name, weight in weights.items()})
+            return integerize(program, live.ranges(ends), self._settings)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Everything that the model owns."""
+        model: nn.Module = self.__dict__["_model"]
+        return {
+            **dict(model.named_buffers(remove_duplicate=False)),
+            **dict(model.named_parameters(remove_duplicate=False)),
+        }
+
+    def _live(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Live, list[Tensor]]:
+        """The graph for inputs of these shapes, and the inputs in its order."""
+        known = next(reversed(self._graphs.values()), None) or self._graph(args, kwargs)
+        inputs = known.prepared.signature.flatten(args, kwargs)
+        if not all(isinstance(x, Tensor) for x in inputs):
+            raise ModelError("An input is no tensor.", "Give tensors, as in the example inputs.")
+        key = tuple((tuple(x.shape), x.dtype) for x in inputs)
+        present = self._weights()
+        live = self._graphs.pop(key, None)
+        if live is None or any(not torch.equal(present[name], live.captured.weights[name]) for name in live.frozen):
+            live = self._graph(args, kwargs)
+        self._graphs[key] = live
+        while len(self._graphs) > SHAPES:
+            self._graphs.pop(next(iter(self._graphs)))
+        return live, inputs
+
+    def _graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Live:
+        """Capture the model, in eval mode, and rewrite it."""
+        with evaluating(self.__dict__["_model"]) as model:
+            captured = capture_model(model, args, kwargs)
+            trained = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
+        return graph_of(captured, trained)
+
+
+def graph_of(captured: Program, trained: frozenset[str]) -> Live:
+    """The exact rewrites, then the operators that have integer forms."""
+    owned = frozenset(name for name in trained & captured.weights.keys())
+    return Live.of(captured, owned, lambda program: run_passes(optimize(program), INTEGER))
+
+
+def fake_quantize(
+    model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None, ranges: str, options: Options
+) -> FakeQuantized:
+    """`planish.fake_quantize`, its options checked."""
+    how = options.precision
+    if not isinstance(how, Quantization):
+        raise OptionError(f"precision={how!r} has no codes to train.", "Give 'int8' or a planish.Quantization.")
+    if ranges not in KINDS:
+        raise OptionError(f"ranges={ranges!r} is neither 'learned' nor 'ema'.", "Give one of them.")
+    if not isinstance(model, nn.Module) or isinstance(model, FakeQuantized):
+        raise ModelError(f"A {type(model).__qualname__} cannot be trained in integers.", "Pass an nn.Module.")
+    if options.calibration is None:
+        raise needs_data()
+    if how.evaluate is not None:
+        raise OptionError("evaluate chooses layers of a model that is trained.", "Name them: keep_float=[...].")
+    captured = capture_model(model, inputs, kwargs)
+    live = graph_of(captured, frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)))
+    prepared = live.prepared.evolve(weights=live.tape.play(captured.weights))
+    keep = kept_in_float(prepared, how.keep_float)
+    with showing(options.progress) as report:
+        found = calibrate(prepared, _items(options.calibration), observer_of(how), options.select, report)
+    if not how.integer_only:
+        keep = {**_without_range(prepared, found), **keep}
+    integer = integerize(prepared, found, Settings(bool(how.integer_only), keep))
+    learned = live.learnable(integer) if ranges == "learned" else frozenset()
+    ends = {name: found[group[0]] for name, group in live.groups.items()}
+    made = FakeQuantized(model, Ranges(ends, ranges, learned), how, keep)
+    return made.train(model.training)
+
+
+def _check_compile(options: Options, how: Quantization) -> None:
+    """What a module that brings its ranges leaves to say."""
+    if options.precision not in (Quantization(), how):
+        raise OptionError(f"The module was trained for other integers than {options.precision!r}.", "Give 'int8'.")
+    for name in ("calibration", "preprocess", "passes"):
+        if getattr(options, name) is not None:
+            raise OptionError(f"{name} means nothing for a fake-quantized module.", "Leave it out.")
+
+
+def _items(loader: Iterable[Any]) -> Iterable[Any]:
+    """A lone tensor is one item."""
+    return [loader] if isinstance(loader, Tensor) else loader
+
+
+def _hulls(seen: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    """The range of each group in one batch."""
+    stacked = {name: torch.stack(list(pairs)) for name, pairs in seen.items()}
+    return {name: torch.stack((pairs[:, 0].min(), pairs[:, 1].max())) for name, pairs in stacked.items()}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Within, the model and all in it is in eval mode."""
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in before.items():
+            module.training = training
