@@ -60,7 +60,7 @@ class Reads:
         """For each operand, the addresses that the result's element at a physical index reads."""
         holders = {node: i for i, node in enumerate(self.region.placeholders)}
         found: dict[int, list[Expr]] = {i: [] for i in range(len(holders))}
-        for node, where in _sources(self.region.result, _logical(index, self.output)):
+        for node, where in sources_of(self.region.result, _logical(index, self.output)):
             layout = self.layouts[holders[node]]
             found[holders[node]].append(_flatten(_physical(where, layout), physical_shape(shape_of(node), layout)))
         return found
@@ -73,7 +73,7 @@ def reads_of(region: Region, layouts: Sequence[Layout], output: Layout) -> Reads
     return Reads(region, tuple(layouts), output)
 
 
-def _sources(result: fx.Node, index: Sequence[Expr]) -> Iterator[tuple[fx.Node, Sequence[Expr]]]:
+def sources_of(result: fx.Node, index: Sequence[Expr]) -> Iterator[tuple[fx.Node, Sequence[Expr]]]:
     """(placeholder, index into it) of everything that the element of `result` at `index` depends on."""
     waiting, seen = [(result, list(index))], {}
     while waiting:

@@ -20,6 +20,7 @@ from planish.backends.tvm.kernels.conv_direct import ConvDirect
 from planish.backends.tvm.kernels.depthwise import Depthwise
 from planish.backends.tvm.kernels.gemm import Gemm
 from planish.backends.tvm.kernels.matmul import Matmul
+from planish.backends.tvm.kernels.norm import Norms
 from planish.backends.tvm.kernels.pool import Pool
 from planish.backends.tvm.kernels.softmax import Softmax
 from planish.backends.tvm.kernels.spatial_mean import SpatialMean
@@ -98,6 +99,7 @@ LINEAR = aten.linear.default
 MATMUL = aten.matmul.default
 SOFTMAX = aten._softmax.default
 SDPA = aten.scaled_dot_product_attention.default
+LAYER, GROUP = aten.layer_norm.default, aten.group_norm.default
 CASES: dict[str, Callable[[], Case]] = {
     "conv with borders": lambda: Case(
         ConvDirect(), conv(1, (1, 1), (1, 2)), layer(1, 19, 7, 11, 40, (3, 5)), (1, 2), anchor=CONV, kind="conv"
@@ -140,6 +142,22 @@ CASES: dict[str, Callable[[], Case]] = {
     "concat": lambda: Case(
         Concat(), lambda x, y: aten.cat.default([x, y], 1), [randn(9, 50, 30), randn(9, 41, 30, seed=1)],
         anchor=aten.cat.default,
+    ),
+    "layer norm": lambda: Case(
+        Norms(), lambda x, w, b: LAYER(x, [100], w, b, 1e-5, False), [randn(19, 100), randn(100), randn(100, seed=2)],
+        (1, 2), anchor=LAYER, kind="normalize",
+    ),
+    "layer norm of channels": lambda: Case(
+        Norms(), lambda x: LAYER(aten.permute.default(x, [0, 2, 3, 1]), [40], None, None, 1e-5, False),
+        [randn(2, 40, 7, 9)], anchor=LAYER, kind="normalize", layouts={0: f"c{HOST.block}"},
+    ),
+    "group norm": lambda: Case(
+        Norms(), lambda x, w: GROUP(x, 4, w, None, 1e-5, False), [randn(2, 12, 9, 11), randn(12, seed=1)], (1,),
+        anchor=GROUP, kind="normalize",
+    ),
+    "group norm of blocks": lambda: Case(
+        Norms(), lambda x, w: GROUP(x, 5, w, None, 1e-5, False), [randn(2, 40, 9, 11), randn(40, seed=1)], (1,),
+        anchor=GROUP, kind="normalize", layouts={0: f"c{HOST.block}"}, hint=f"c{HOST.block}",
     ),
     "softmax": lambda: Case(Softmax(), softmax, [randn(6, 5, 300)], anchor=SOFTMAX),
     "softmax of few rows": lambda: Case(Softmax(), softmax, [randn(2, 9001)], anchor=SOFTMAX),

@@ -18,6 +18,7 @@ from .gemm import Gemm
 from .gemm_integer import GemmInteger
 from .matmul import Matmul
 from .matmul_integer import MatmulInteger
+from .norm import Norms
 from .pool import Pool
 from .pool_integer import PoolInteger
 from .softmax import Softmax
@@ -42,6 +43,7 @@ TEMPLATES: tuple[Template, ...] = (
     PoolInteger(),
     Softmax(),
     SoftmaxInteger(),
+    Norms(),
     SpatialMean(),
     Concat(),
     Generic(),
