@@ -23,10 +23,10 @@ from .norm_passes import SEGMENT, NormPasses, parts_of
 WIDE, SIDE = (4, 2, 1, 8), (4, 2, 1)
 """Vectors of a row, and rows, that one step takes."""
 
-_SHORT, _SUMS = 1024, 8
+_SHORT, _SUMS = 512, 8
 """Elements of the rows that are walked at once by default, and the sums that then stay in registers.
 
-Measured, microseconds for 4, 2 and 1 rows at once: 3136 x 96 28.9, 30.0, 30.6; 197 x 384 11.3, 9.6, 10.3;
+Measured, microseconds for 4, 2 and 1 rows at once: 3136 x 96 28.9, 30.0, 30.6; 197 x 384 10.3, 9.6, 7.7;
 128 x 768 16.1, 14.3, 12.8.
 """
 
