@@ -140,7 +140,8 @@ class _StraightThrough(torch.autograd.Function):
             return gradient, None, None, None, None
         value, exact = ctx.saved_tensors
         low, high = (params.scale * (code - params.zero) for code in (params.low, params.high))
-        below, above = value < low, value > high
+        clipped = value != exact  # a code's own value may be above `high` by a rounding to float32
+        below, above = clipped & (value < low), clipped & (value > high)
         inside = torch.where(below | above, 0.0, gradient)
         if not any(ctx.needs_input_grad[3:]):
             return inside, None, None, None, None
