@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +38,18 @@ KeepFloat = Annotated[
     list[str] | None,
     typer.Option(metavar="LAYER", help='A layer, or a pattern ("head.*"), to keep in float; repeatable.'),
 ]
-AllowFloat = Annotated[bool, typer.Option("--allow-float", help="Keep what has no integer form in float.")]
+AllowFloat = Annotated[
+    bool, typer.Option("--allow-float", help="Keep in float what has no integer form, or is faster so here.")
+]
+Evaluate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FUNCTION",
+        help="Keep the noisiest layers in float until package.module:function, a score, says enough.",
+    ),
+]
+MaxDrop = Annotated[float | None, typer.Option(help="With --evaluate: so far the score may fall; 0.005 by default.")]
+NoMeasure = Annotated[bool, typer.Option("--no-measure", help="Do not time the layers of an int8 model in float.")]
 Numerics = Annotated[str, typer.Option(help='"fast", or "strict": keep NaN and inf exactly.')]
 TuningDb = Annotated[str | None, typer.Option(metavar="PATH", help="The tuning database; your own while tuning.")]
 Rpc = Annotated[
@@ -70,15 +82,36 @@ def pairs(texts: list[str]) -> dict[str, str]:
 
 
 def precision_of(
-    precision: str, observer: str | None, keep_float: list[str] | None, allow_float: bool
+    precision: str,
+    observer: str | None = None,
+    keep_float: list[str] | None = None,
+    allow_float: bool = False,
+    evaluate: str | None = None,
+    max_drop: float | None = None,
+    no_measure: bool = False,
 ) -> str | Quantization:
     """What --precision says, with the options that only int8 has."""
     if precision == "int8":
-        return Quantization(observer or "minmax", keep_float=tuple(keep_float or ()), integer_only=not allow_float)
-    for option, given in (("--observer", observer), ("--keep-float", keep_float), ("--allow-float", allow_float)):
-        if given:
+        return Quantization(
+            observer or "minmax",
+            keep_float=tuple(keep_float or ()),
+            integer_only=False if allow_float else None,
+            evaluate=None if evaluate is None else _function(evaluate),
+            max_drop=max_drop,
+            measure=not no_measure,
+        )
+    given = {"--observer": observer, "--keep-float": keep_float, "--allow-float": allow_float, "--evaluate": evaluate}
+    for option, value in {**given, "--max-drop": max_drop is not None, "--no-measure": no_measure}.items():
+        if value:
             raise OptionError(f"{option} means nothing for {precision!r}.", "Give --precision int8 with it.")
     return precision
+
+
+def _function(spec: str) -> Callable[[Any], Any]:
+    """What --evaluate names."""
+    from .models import load_function
+
+    return load_function(spec)
 
 
 def image_of(mean: str | None, std: str | None, layout: str | None) -> Image | None:

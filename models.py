@@ -12,7 +12,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,17 @@ def load_data(spec: str) -> Any:
         raise ModelError(f"{spec!r} is no calibration data.", "Give file.npy, file.npz, or package.module:loader.")
     found = _attribute(_import(module, spec), attribute, spec)
     return found() if callable(found) else found
+
+
+def load_function(spec: str) -> Callable[[Any], Any]:
+    """The function that `package.module:name` is."""
+    module, colon, attribute = spec.partition(":")
+    if not (colon and module and attribute):
+        raise ModelError(f"{spec!r} is no function.", "Give package.module:function.")
+    found = _attribute(_import(module, spec), attribute, spec)
+    if not callable(found):
+        raise ModelError(f"{spec} is a {type(found).__name__}, not a function.", "Give package.module:function.")
+    return found  # type: ignore[no-any-return]
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:

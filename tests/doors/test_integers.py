@@ -329,6 +329,8 @@ def net():
 def loader():
     return (torch.from_numpy(x) for x in numpy.load("x.npy").reshape(4, 2, 3, 8, 8))
 held = list(loader())
+def score(compiled):
+    return -float((compiled(held[0]) - net()(held[0]).detach()).abs().max())
 """
 
 
@@ -349,6 +351,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert all(np.array_equal(result, results[0]) for result in results)
     assert status(["inspect", "net.planish"]) == 0
     assert "keep_float='2' names it" in capsys.readouterr().out
+    integers = ["--precision", "int8", "--calibration", "x.npy"]
+    assert status([*made, *integers, "--no-measure", "--evaluate", "integer_net:score", "--max-drop", "0"]) == 0
+    assert " ms in float" not in capsys.readouterr().out
+    assert status(["inspect", "net.planish"]) == 0
+    assert "refused: evaluate rises from -" in capsys.readouterr().out
     for arguments, error in [
         (["--precision", "int8"], "precision='int8' needs calibration data"),
         (["--precision", "int8", "--calibration", "y.npz"], "There is no file y.npz"),
@@ -356,6 +363,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         (["--precision", "int8", "--calibration", "integer_net.npz"], "integer_net.npz holds no arrays"),
         (["--keep-float", "2"], "--keep-float means nothing for 'float32'"),
         (["--allow-float"], "--allow-float means nothing for 'float32'"),
+        (["--evaluate", "integer_net:score"], "--evaluate means nothing for 'float32'"),
+        (["--max-drop", "0"], "--max-drop means nothing for 'float32'"),
+        (["--no-measure"], "--no-measure means nothing for 'float32'"),
+        ([*integers, "--max-drop", "0"], "max_drop=0.0 is a drop of nothing"),
+        ([*integers, "--evaluate", "score"], "'score' is no function"),
+        ([*integers, "--evaluate", "integer_net:held"], "integer_net:held is a list, not a function"),
     ]:
         (tmp_path / "integer_net.npz").write_text("text")
         assert status([*made, *arguments]) == 1
