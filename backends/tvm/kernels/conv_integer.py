@@ -168,11 +168,10 @@ class IntegerKernel(DirectKernel):
         rest = self.conv.out_channels % self.lanes
 
         def write(last: bool) -> None:
-            for i, row in enumerate(sums):
-                where = self._space(at.z, at.y, start + i)
-                for b, vector in enumerate(row):
-                    kept = rest if last and b == self.tile.blocks - 1 else self.lanes
-                    self.sums.store(vector, kept, [at.n], (at.chunk * self.tile.blocks + b) * self.lanes, where)
+            for b, vectors in enumerate(zip(*sums, strict=True)):
+                kept = rest if last and b == self.tile.blocks - 1 else self.lanes
+                channel = (at.chunk * self.tile.blocks + b) * self.lanes
+                self.sums.store_row(vectors, kept, [at.n], channel, lambda i: self._space(at.z, at.y, start + i))
 
         if self.exact:
             self.f.branches([(at.chunk < self.chunks - 1, lambda: write(False)), (True, lambda: write(True))])

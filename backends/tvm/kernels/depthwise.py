@@ -7,7 +7,7 @@ Neighbouring pixels of a tile share their loads; weights are packed [channel blo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -151,8 +151,7 @@ class DepthwiseKernel:
         rank = len(self.task.output.shape) - 2
 
         def write(kept: int) -> None:
-            for i, vector in enumerate(vectors):
-                self._store(vector, kept, n, c, [at[0], at[1], at[2] + i][3 - rank :])
+            self._store(vectors, kept, n, c, lambda i: [at[0], at[1], at[2] + i][3 - rank :])
 
         if self.exact:
             rest = self.conv.channels % self.block
@@ -160,10 +159,11 @@ class DepthwiseKernel:
         else:
             write(self.block)
 
-    def _store(self, vector: Buffer, kept: int, n: Expr, c: Expr, where: list[Expr]) -> None:
-        """Epilogue and store of the first `kept` lanes of one pixel."""
-        with self.f.lanes(kept) as v:
-            self.epilogue.store([n, c * self.block + v, *where], vector[v])
+    def _store(self, vectors: list[Buffer], kept: int, n: Expr, c: Expr, where: Callable[[int], list[Expr]]) -> None:
+        """Epilogue and store of the first `kept` lanes of each pixel."""
+        for i, vector in enumerate(vectors):
+            with self.f.lanes(kept) as v:
+                self.epilogue.store([n, c * self.block + v, *where(i)], vector[v])
 
     def _pack_weight(self) -> PackedArg:
         """[channel block, kd, kh, kw, lane], zeros in the lanes past the channels."""

@@ -9,7 +9,7 @@ dilated taps and taps in a loop are multiplied one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -120,9 +120,9 @@ class _Kernel(DepthwiseKernel):
                 product = x * tirx.Cast("int32", self.f.weights[0][(*tap, v)])
                 self.f.store(vectors[i], wrapped(vectors[i][v], product), [v])
 
-    def _store(self, vector: Buffer, kept: int, n: Expr, c: Expr, where: list[Expr]) -> None:
-        """Epilogue and store of the first `kept` lanes of one pixel."""
-        self.sums.store(vector, kept, [n], c * self.block, where)
+    def _store(self, vectors: list[Buffer], kept: int, n: Expr, c: Expr, where: Callable[[int], list[Expr]]) -> None:
+        """Epilogue and store of the first `kept` lanes of each pixel."""
+        self.sums.store_row(vectors, kept, [n], c * self.block, where)
 
     def _pack_quads(self) -> PackedArg:
         """[channel block, kd, kh, variant, *products], zeros past the channels."""

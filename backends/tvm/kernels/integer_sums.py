@@ -6,19 +6,22 @@ y = epilogue(sum)                                   its first node in vectors of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 from torch import fx
 
+from ..compat import tirx
 from ..epilogue import Epilogue, plan_operands, reads_exact_lanes
-from ..plan import Layout
+from ..plan import PLAIN, Layout
 from ..template import Packed, Task
 from .borders import Classes, corrections
 from .conv import pack_bias
 from .dot import wrapped
 from .emit import Buffer, Expr, Function, Operands, PackedArg, const
+from .narrowing import TOGETHER, narrowed, narrows
 from .requantize import read_head
 
 
@@ -65,6 +68,12 @@ class IntegerSums:
         self.f = f
         self.epilogue = Epilogue(f, self.anchor if self.head is None else self.head.node)
         self._first = len(f.weights) - self._count
+        self._whole: Buffer = None
+        out = self.task.output
+        last = self.head is not None and self.head.node is self.task.region.result
+        if last and self.layout != PLAIN and narrows(self.task.target, self.lanes, out.dtype):
+            blocks = -(-out.shape[1] // self.lanes)
+            self._whole = f.alias(f.output, (out.shape[0], blocks, prod(out.shape[2:]) * self.lanes))
 
     def start(self, vector: Buffer, channel: Expr, pixel: Sequence[Expr]) -> None:
         """Set the sums of the channels from `channel` on, at a pixel of these classes."""
@@ -75,11 +84,43 @@ class IntegerSums:
                 terms.append(own[self.bias is not None][(*pixel, channel + v)])
             self.f.store(vector, wrapped(*terms) if len(terms) == 2 else (*terms, const(0, "int32"))[0], [v])
 
+    def store_row(
+        self, vectors: Sequence[Buffer], kept: int, lead: Sequence[Expr], channel: Expr, at: Callable[[int], list[Expr]]
+    ) -> None:
+        """Finish the sums of neighbours in a row, pixel `number` being `at(number)`; as `store`, some at once."""
+        whole = self._whole is not None and kept == self.lanes
+        together = len(vectors) // TOGETHER * TOGETHER if whole else 0
+        for first in range(0, together, TOGETHER):
+            places = [at(first + i) for i in range(TOGETHER)]
+            self._store_together(vectors[first : first + TOGETHER], lead, channel, places)
+        for number, vector in enumerate(vectors[together:], together):
+            self.store(vector, kept, lead, channel, at(number))
+
+    def _store_together(
+        self, vectors: Sequence[Buffer], lead: Sequence[Expr], channel: Expr, places: list[list[Expr]]
+    ) -> None:
+        """Neighbours in a row lie one behind the other, each with a block of channels."""
+        assert self.head is not None
+        four = [
+            self.head.code(self.f, vector, self.lanes, channel, [*lead, channel, *place], self._head_at)
+            for vector, place in zip(vectors, places, strict=True)
+        ]
+        pixel: Expr = 0
+        for index, extent in zip(places[0], self.task.output.shape[2:], strict=True):
+            pixel = pixel * extent + index
+        start = self.f.simplify(pixel * self.lanes)
+        where = [*lead, self.f.simplify(channel // self.lanes), tirx.Ramp(start, 1, self.lanes * TOGETHER)]
+        self.f.store(self._whole, narrowed(four, self.task.output.dtype, self.head.bounds[1:]), where)
+
+    @property
+    def _head_at(self) -> int:
+        """Where the head's packed vectors begin."""
+        return self._first + (self.bias is not None) + self._corrected
+
     def store(self, vector: Buffer, kept: int, lead: Sequence[Expr], channel: Expr, trail: Sequence[Expr]) -> None:
         """Finish the sums of the channels from `channel` on and store the first `kept`."""
         if self.head is not None:
-            first = self._first + (self.bias is not None) + self._corrected
-            self.head.apply(self.f, vector, self.lanes, channel, [*lead, channel, *trail], first)
+            self.head.apply(self.f, vector, self.lanes, channel, [*lead, channel, *trail], self._head_at)
         with self.f.lanes(kept) as v:
             value = vector[v] if self.head is None else self.head.value(vector, v)
             self.epilogue.store([*lead, channel + v, *trail], value)

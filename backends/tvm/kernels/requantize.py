@@ -5,7 +5,7 @@
 
 high(p) is the upper half of a product of 64 bits. What rounds, 2^(c-1), lies in it alone where c > 32, so that nothing
 below it matters; a sum gets there by 5 more bits, which a multiplier of 26 bits and a residual of 16 have room for.
-Even and odd lanes are multiplied apart, as CPUs do it. Same bits as the references; what does not fit the conditions is
+Even and odd lanes are multiplied apart, as CPUs do it. Where 32 bits hold it, the zero point is added with the half. Same bits as the references; what does not fit the conditions is
 left to `ops/integer.py`.
 """
 
@@ -49,6 +49,13 @@ class Head:
     residual_factor: int | None
     residual_zero: int
     bounds: tuple[int, int, int]
+    most_shift: int
+
+    @property
+    def zero_fits(self) -> bool:
+        """Whether the zero point is added before the shift, to the half: an upper half has 30 bits and one sign."""
+        more = 0 if self.residual is None else MORE
+        return (abs(self.bounds[0]) + 1) << (self.most_shift + more - 32) <= 2**29
 
     @property
     def taken(self) -> list[int]:
@@ -59,7 +66,12 @@ class Head:
         """Vectors over `size` channels: multipliers, halves, shifts, and multipliers of the residual."""
         more = 0 if self.residual is None else MORE
         held = [_packed(self.factor, f"m{more}", size, lambda m: m << more, 0)]
-        held.append(_packed(self.shift, f"h{more}", size, lambda c: np.int64(1) << (c + more - 33), 33 - more))
+        zero = self.bounds[0] if self.zero_fits else 0
+
+        def halves(c: Any) -> Any:
+            return (np.int64(1) << (c + more - 33)) + (np.int64(zero) << (c + more - 32))
+
+        held.append(_packed(self.shift, f"h{more}z{zero}", size, halves, 33 - more))
         held.append(_packed(self.shift, f"s{more}", size, lambda c: c + more - 32, 33 - more))
         if self.residual_factor is not None:
             held.append(_packed(self.residual_factor, "m0", size, lambda m: m, 0))
@@ -67,6 +79,12 @@ class Head:
 
     def apply(self, f: Function, sums: Buffer, lanes: int, channel: Expr, where: list[Expr], first: int) -> None:
         """sums[lane] = code; `where` is the place of the first lane, the packed vectors are `f.weights[first:]`."""
+        low, most = (tirx.Broadcast(tirx.const(b, "int32"), lanes) for b in self.bounds[1:])
+        code = self.code(f, sums, lanes, channel, where, first)
+        T.buffer_store(sums, tirx.max(tirx.min(code, most), low), [tirx.Ramp(0, 1, lanes)])
+
+    def code(self, f: Function, sums: Buffer, lanes: int, channel: Expr, where: list[Expr], first: int) -> Expr:
+        """The codes of all lanes before they are clamped."""
         every = tirx.Ramp(0, 1, lanes)
         held = [w[tirx.Ramp(channel, 1, lanes)] for w in f.weights[first:]]
         x = sums[every]
@@ -74,11 +92,10 @@ class Head:
             high = _upper([(x, held[0])], lanes)
         else:
             high = _upper([(x, held[0]), (self._residual(f, lanes, where), held[3])], lanes)
-        zero, low, most = (tirx.Broadcast(tirx.const(b, "int32"), lanes) for b in self.bounds)
         code = tirx.shift_right(high + held[1], held[2])
-        if self.bounds[0]:
-            code = code + zero
-        T.buffer_store(sums, tirx.max(tirx.min(code, most), low), [every])
+        if self.bounds[0] and not self.zero_fits:
+            code = code + tirx.Broadcast(tirx.const(self.bounds[0], "int32"), lanes)
+        return code
 
     def _residual(self, f: Function, lanes: int, where: list[Expr]) -> Expr:
         """(r - z) · 2^5 of all lanes."""
@@ -106,7 +123,8 @@ def read_head(task: Task, anchor: fx.Node, layout: Layout, lanes: int) -> Head |
     if name == "requantize":
         found = _constants(task, layout, args[1:3])
         known = found is not None and _within(args[2], _HIGH)
-        return Head(node, found[0], found[1], None, None, 0, (zero, low, most)) if found and known else None
+        bounds = (zero, low, most)
+        return Head(node, found[0], found[1], None, None, 0, bounds, _most(args[2])) if found and known else None
     if name != "add" or (layout == PLAIN and shape_of(node)[-1] % lanes):  # a residual is read in whole vectors
         return None
     return _read_sum(task, anchor, node, layout, (zero, low, most))
@@ -125,13 +143,18 @@ def _read_sum(task: Task, anchor: fx.Node, node: fx.Node, layout: Layout, bounds
     fits = _within(args[4], _SUM) and factor.meta.get("small", False)
     if found is None or not fits or value.dtype not in _NARROW or value.layout != layout:
         return None
-    return Head(node, found[0], found[1], holders.index(other), found[2], zero, bounds)
+    return Head(node, found[0], found[1], holders.index(other), found[2], zero, bounds, _most(args[4]))
 
 
 def _within(shift: fx.Node, bounds: tuple[int, int]) -> bool:
     """Whether all shifts are known to lie there."""
     least, most = shift.meta.get("shifts", (-1, -1))
     return bounds[0] <= int(least) and int(most) <= bounds[1]
+
+
+def _most(shift: fx.Node) -> int:
+    """The largest of the shifts."""
+    return int(shift.meta["shifts"][1])
 
 
 def _constants(task: Task, layout: Layout, nodes: Any) -> list[int] | None:

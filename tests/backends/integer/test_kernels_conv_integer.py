@@ -12,6 +12,7 @@ from kernel_case import HOST, make_task
 from planish.backends.tvm.kernels.borders import Classes, corrections
 from planish.backends.tvm.kernels.conv_integer import ConvInteger
 from planish.backends.tvm.kernels.dot import Halves, Single, Vnni, products
+from planish.backends.tvm.kernels.narrowing import narrows
 from planish.backends.tvm.kernels.requantize import read_head
 from planish.backends.tvm.kernels.window import Axis
 from planish.backends.tvm.target import parse_target
@@ -87,8 +88,51 @@ def test_requantized(shape: tuple[int, ...], cpu: str) -> None:
         result: torch.Tensor = planish.requantize.default(sums, m, c, 0, 3, -100, 90, S8)
         return result
 
-    for shifts in ({3: (33, 62)}, {}):  # in 32 bits, and as nothing is known
+    for shifts in ({3: (33, 51)}, {3: (33, 62)}, {}):  # in 32 bits, also with the zero point; as nothing is known
         _exact(fn, *sets, constants=(1, 2, 3), shifts=shifts, target=CPUS[cpu])
+
+
+@pytest.mark.parametrize(("shift", "together"), [(33, True), (53, True), (54, False), (55, False), (62, False)])
+def test_where_the_zero_point_is_added(shift: int, together: bool) -> None:
+    """To the half that rounds, as long as 256 · 2^(c-32) <= 2^29; at 55 the largest sum would leave 32 bits."""
+    ends = torch.tensor([2**31 - 1, -(2**31), 0, 1]).repeat(4).to(S32)
+    m, c = torch.full((16, 1, 1), 2**31 - 1), torch.full((16, 1, 1), shift)
+
+    def fn(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, m: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        sums = planish.convolution.default(x, w, b, 0, [1, 1], [0, 0], *PAIRS[2:])
+        result: torch.Tensor = planish.requantize.default(sums, m, c, 0, 255, 0, 255, U8)
+        return result
+
+    inputs = (codes(1, 4, 3, 5), torch.zeros(16, 4, 1, 1, dtype=S8), ends, m, c)
+    task = make_task(fn, inputs, (1, 2, 3, 4), anchor=planish.convolution.default)
+    task.region.placeholders[4].meta["shifts"] = (33, shift)
+    head = read_head(task, task.region.anchor_node, "c16", 16)
+    assert head is not None
+    assert head.zero_fits is together
+    _exact(fn, inputs, constants=(1, 2, 3, 4), shifts={4: (33, shift)})
+
+
+@pytest.mark.parametrize(("dtype", "bounds"), [(U8, (0, 255)), (U8, (3, 200)), (S8, (-128, 127)), (S8, (-100, 127))])
+@pytest.mark.parametrize("channels", [16, 19])
+def test_stored_four_pixels_at_a_time(dtype: torch.dtype, bounds: tuple[int, int], channels: int) -> None:
+    """Nine pixels are two times four and one more; sums far beyond 16 bits saturate as they should."""
+    m, c = torch.full((channels, 1, 1), 2**31 - 1), torch.arange(33, 33 + channels).reshape(channels, 1, 1)
+
+    def fn(x: torch.Tensor, w: torch.Tensor, m: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        sums = planish.convolution.default(x, w, None, 9, *PAIRS)
+        result: torch.Tensor = planish.requantize.default(sums, m, c, 0, bounds[0] + 5, *bounds, dtype)
+        return result
+
+    sets = [(x, codes(channels, 36, 3, 3, dtype=S8), m, c) for x in hostile((2, 36, 3, 9))]
+    _exact(fn, *sets, constants=(1, 2, 3), shifts={3: (33, 51)})
+
+
+def test_which_codes_are_stored_together() -> None:
+    """Bytes in vectors of 512 bits, on CPUs that pack these."""
+    assert narrows(parse_target("skylake-avx512", 2), 16, "uint8")
+    assert not narrows(parse_target("skylake-avx512", 2), 16, "int16")
+    assert not narrows(parse_target("skylake-avx512", 2), 8, "uint8")
+    assert not narrows(parse_target("haswell", 2), 16, "uint8")
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["sum first", "residual first"])
