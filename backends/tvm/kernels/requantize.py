@@ -5,8 +5,8 @@
 
 high(p) is the upper half of a product of 64 bits. What rounds, 2^(c-1), lies in it alone where c > 32, so that nothing
 below it matters; a sum gets there by 5 more bits, which a multiplier of 26 bits and a residual of 16 have room for.
-Even and odd lanes are multiplied apart, as CPUs do it. Where 32 bits hold it, the zero point is added with the half. Same bits as the references; what does not fit the conditions is
-left to `ops/integer.py`.
+Even and odd lanes are multiplied apart, as CPUs do it. Where 32 bits hold it, the zero point is added with the half.
+Same bits as the references; what does not fit the conditions is left to `ops/integer.py`.
 """
 
 from __future__ import annotations
