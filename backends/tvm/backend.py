@@ -17,6 +17,7 @@ from ..base import Refused
 from .assemble import assemble
 from .build import Code, Progress, build
 from .join_pools import join_pools
+from .join_prologues import join_prologues
 from .lower import lower
 from .probes import add_probes
 from .runtime import Compiled
@@ -59,6 +60,7 @@ class TvmBackend:
         `record` is what the user asked for, kept in the manifest. Code for another machine can be saved, but not
         called.
         """
+        program = join_prologues(program, self.target, self.numerics)
         program = join_pools(program, self.target, self.numerics)
         arrays = {name: _array(tensor) for name, tensor in program.weights.items()}
 

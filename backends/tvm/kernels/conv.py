@@ -41,15 +41,17 @@ class Conv:
         return all(a.kernel == 1 and a.stride == 1 and a.pad == 0 for a in self.axes)
 
 
-def read_conv(task: Task, transposed: bool = False) -> Conv | Refused:
+def read_conv(task: Task, transposed: bool = False, source: int | None = None) -> Conv | Refused:
     """Geometry of the region's convolution, or why no convolution template can take it.
 
     With `transposed` only transposed ones are read; the axes then say `z*stride - pad + k*dilation` of the output.
+    `source` is the input that x is computed from element by element, if it is not one itself.
     """
     anchor = task.region.anchor_node
     if anchor is None or anchor.target is not torch.ops.aten.convolution.default:
         return Refused("not a convolution")
-    conv = _read(task, anchor.args, transposed)
+    args: tuple[Any, ...] = anchor.args
+    conv = _read(task, args if source is None else (task.region.placeholders[source], *args[1:]), transposed)
     if isinstance(conv, Refused):
         return conv
     if any(computed_dtype(task.inputs[p].dtype) != "float32" for p in (conv.x, conv.w, conv.bias) if p is not None):

@@ -17,6 +17,7 @@ from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .conv import Conv, has_pairs, has_tap_pairs, lanes_of, read_conv
 from .conv_direct_kernel import DirectKernel
 from .conv_pool import PooledKernel, loss, pool_of, pooled_choices, refusal
+from .conv_prologue import PrologueKernel, prologue_choices, prologue_refusal, read_prologue
 from .conv_walk import UNTUNED, Walk
 from .tiles import L2_BYTES, ORDERS, Product, Tile, choose, tiles_to_try
 
@@ -39,14 +40,16 @@ class ConvDirect:
 
     def wants(self, task: Task) -> Wants | Refused:
         """Blocked output; the input PLAIN where it has few channels or pixels, blocked otherwise."""
-        conv = read_conv(task)
+        conv, computed = _read(task)
         if isinstance(conv, Refused):
             return conv
         node = pool_of(task)
+        if computed and (reason := prologue_refusal(task, conv) or (node and "its input is computed as it is read")):
+            return Refused(str(reason))
         tile = default_tile(conv, task)
         if node is not None and (reason := refusal(task, conv, node, tile) or self._loss(task, conv, node, tile)):
             return Refused(reason)
-        few = conv.channels < task.target.block
+        few = conv.channels < task.target.block and not computed
         return blocked_wants(task, conv, few and (not has_pairs(conv, task) or has_tap_pairs(conv, task)))
 
     def _loss(self, task: Task, conv: Conv, node: fx.Node, tile: Tile) -> str | None:
@@ -55,15 +58,16 @@ class ConvDirect:
 
     def space(self, task: Task) -> Sequence[Choice]:
         """Register tiles, what the outer loop walks along, its tasks (rows or single tiles), and looking ahead."""
-        conv = read_conv(task)
+        conv, computed = _read(task)
         assert isinstance(conv, Conv)
+        tiles = tiles_to_try(product_of(conv, task), task.target, default_tile(conv, task))
+        if computed:
+            return prologue_choices(task, conv, tiles)
         if pool_of(task) is not None:
-            tiles = tiles_to_try(product_of(conv, task), task.target, default_tile(conv, task))
             return pooled_choices(task, conv, tiles)
         default = DirectKernel(task, conv, default_tile(conv, task))
         orders = ORDERS if default.weights_first else ORDERS[::-1]
         shares = (default.by_tile, not default.by_tile)
-        tiles = tiles_to_try(product_of(conv, task), task.target, default.tile)
         distances = (default.ahead, 0) if default.ahead else (0,)
         return distinct(
             DirectKernel(task, conv, tile, Walk(order, share, ahead)).choice
@@ -75,15 +79,26 @@ class ConvDirect:
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the tile, then write the kernel."""
-        conv = read_conv(task)
+        conv, computed = _read(task)
         assert isinstance(conv, Conv)
         tile, walk = default_tile(conv, task), UNTUNED
         if choice is not None:
             tile, walk = Tile.parse(choice["tile"], lanes_of(conv, task.target.block)), Walk.parse(choice)
+        if computed:
+            cut = None if choice is None else (int(choice["fill"]), int(choice["parts"]))
+            return PrologueKernel(task, conv, tile, walk, cut).lower()
         node = pool_of(task)
         if node is None:
             return DirectKernel(task, conv, tile, walk).lower()
         return PooledKernel(task, conv, node, tile, walk, None if choice is None else int(choice["band"])).lower()
+
+
+def _read(task: Task) -> tuple[Conv | Refused, bool]:
+    """Geometry of the convolution, and whether its input is computed from the region's."""
+    source = read_prologue(task)
+    if isinstance(source, Refused):
+        return source, True
+    return read_conv(task, source=source), source is not None
 
 
 def blocked_wants(task: Task, conv: Conv, plain: bool) -> Wants | Refused:
