@@ -186,7 +186,7 @@ def test_data_in_every_form(form: str, compiled: planish.Compiled) -> None:
     loader, select = loaders()[form]
     calls: list[tuple[str, int, int]] = []
     made = planish.compile(
-        make(), (data()[0],), precision="int8", calibration=loader, select=select,
+        make(), (data()[0],), precision=planish.Quantization(measure=False), calibration=loader, select=select,
         progress=lambda *call: calls.append(call),
     )  # fmt: skip
     assert torch.equal(made(data()[1]), compiled(data()[1]))
@@ -248,7 +248,8 @@ def test_channels_of_zeros(all_of_it: bool) -> None:
     model = make()
     with torch.no_grad():
         model[3].weight[slice(None) if all_of_it else 2] = 0  # type: ignore[index, operator]
-    made = planish.compile(model, (data()[0],), precision="int8", calibration=data(), verify=True)
+    how = planish.Quantization(measure=False)
+    made = planish.compile(model, (data()[0],), precision=how, calibration=data(), verify=True)
     assert noise(model, made, data()[1]) > 30
 
 
@@ -258,7 +259,7 @@ def test_images() -> None:
     pixels = [torch.randint(0, 256, (2, 9, 11, 3), dtype=torch.uint8) for _ in range(4)]
     made = planish.compile(make(), (pixels[0],), precision="int8", calibration=pixels, preprocess=image, verify=True)
     floats = [((p / 255 - torch.tensor(image.means)) / torch.tensor(image.stds)).permute(0, 3, 1, 2) for p in pixels]
-    given = {"precision": "int8", "preprocess": image}
+    given = {"precision": planish.Quantization(measure=False), "preprocess": image}
     again = planish.compile(
         make(), floats[0], calibration=[(x, 1) for x in floats], select=lambda item: item[0], **given
     )
