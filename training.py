@@ -137,7 +137,8 @@ class FakeQuantized(nn.Module):
         own = {name: model.get(name, tensor).detach() for name, tensor in live.captured.weights.items()}
         batch = [x.detach() for x in given]
         made = Quantized(prepared, integer, {}, batch, ranges, self.keep, self._settings.integer_only)
-        how = replace(self.how, integer_only=True, correct_bias=False)  # nothing else may move to float now
+        measure = isinstance(options.precision, Quantization) and options.precision.measure
+        how = replace(self.how, integer_only=True, correct_bias=False, measure=measure)  # no more floats from now on
         return live.captured.evolve(weights=own), made, replace(options, precision=how)
 
     def _integer(self, live: Live, weights: Mapping[str, Tensor], ends: Mapping[str, Tensor]) -> Program:
@@ -215,8 +216,9 @@ def fake_quantize(
 
 def _check_compile(options: Options, how: Quantization) -> None:
     """What a module that brings its ranges leaves to say."""
-    if options.precision not in (Quantization(), how):
-        raise OptionError(f"The module was trained for other integers than {options.precision!r}.", "Give 'int8'.")
+    given, kinds = options.precision, (Quantization(measure=how.measure), how)
+    if not isinstance(given, Quantization) or replace(given, measure=how.measure) not in kinds:
+        raise OptionError(f"The module was trained for other integers than {given!r}.", "Give 'int8'.")
     for name in ("calibration", "preprocess", "passes"):
         if getattr(options, name) is not None:
             raise OptionError(f"{name} means nothing for a fake-quantized module.", "Leave it out.")

@@ -182,7 +182,7 @@ class Builder:
         origins = (origin for node in self._standing for origin in node.meta.get("origins", ()))
         made.meta = {"val": value, "origins": tuple(dict.fromkeys(origins))}
         made.meta["stands_for"] = tuple(node.name for node in self._standing)
-        if op.namespace != "planish" and is_floating(made):
+        if getattr(op, "namespace", "") != "planish" and is_floating(made):  # an item of a tuple has none
             made.meta["float"] = "a layer in float reads it"
         return made
 
