@@ -195,7 +195,7 @@ class Tiles:
             base = next(a for number, a in _addresses(self._b, self._stage, at(0, j)) if number == operand)
             with self._f.lanes(rows) as v:
                 self._f.store(vector, flat[base + v], [v])
-        turned = _transposed([vector[tirx.Ramp(0, 1, block)] for vector in vectors])
+        turned = transposed([vector[tirx.Ramp(0, 1, block)] for vector in vectors])
         parts = []
         for begin in range(0, rows, self._held):
             parts.append(self._f.scratch((self._held * block,), str(source.dtype)))
@@ -213,7 +213,7 @@ def _either(
     return [(where, whole), (True, last)] if full else [(True, last)]
 
 
-def _transposed(vectors: Sequence[Expr]) -> list[Expr]:
+def transposed(vectors: Sequence[Expr]) -> list[Expr]:
     """result[i][j] = vectors[j][i]: in each step, vectors 2^k apart exchange halves of each 2^(k+1) lanes."""
     values, count = list(vectors), len(vectors)
     step = count // 2

@@ -18,6 +18,7 @@ from torch import fx
 
 from ..compat import tirx
 from ..epilogue import Epilogue, plan_operands
+from ..generic.turned import transposed
 from ..ops.math import exp_flushed
 from ..plan import PLAIN, from_memory
 from ..template import Lowered, Packed, Task
@@ -132,12 +133,27 @@ class Kernel:
 
     def _load_queries(self, queries: Buffer, batch: list[Expr], first: Expr, count: Expr) -> None:
         """Scaled queries, transposed; zeros in the lanes past the last one."""
-        f, sdpa = self.f, self.sdpa
-        with f.serial(sdpa.depth) as d, f.lanes(self.lanes) as v:
-            f.store(queries, const(0.0), [d, v])
-        with f.serial(count) as i, f.serial(sdpa.depth) as d:
-            index = [*self._operand(batch, sdpa.q), first + i, d]
-            f.store(queries, self.epilogue.at(sdpa.q, index) * const(sdpa.scale), [d, i])
+        f, sdpa, lanes = self.f, self.sdpa, self.lanes
+        rows = f.scratch((lanes, -(-sdpa.depth // lanes) * lanes))
+        with f.serial(lanes, count) as i, f.serial(int(rows.shape[1]) // lanes) as d, f.lanes(lanes) as v:
+            f.store(rows, const(0.0), [i, d * lanes + v])
+        with f.serial(count) as i:
+            for d in range(0, sdpa.depth, lanes):
+                with f.lanes(min(lanes, sdpa.depth - d)) as v:
+                    index = [*self._operand(batch, sdpa.q), first + i, d + v]
+                    f.store(rows, self.epilogue.at(sdpa.q, index) * const(sdpa.scale), [i, d + v])
+        for d in range(0, sdpa.depth, lanes):
+            self._turn([rows[i, tirx.Ramp(d, 1, lanes)] for i in range(lanes)], queries, d)
+
+    def _turn(self, lines: Sequence[Expr], into: Buffer, first: int) -> None:
+        """Rows of `into`, from `first` on, become the columns of as many lines as there are lanes."""
+        f, lanes = self.f, tirx.Ramp(0, 1, self.lanes)
+        vectors = [f.vector(self.lanes) for _ in lines]
+        for vector, line in zip(vectors, lines, strict=True):
+            f.store(vector, line, [lanes])
+        turned = transposed([vector[lanes] for vector in vectors])
+        for j, row in enumerate(turned[: int(into.shape[0]) - first]):
+            f.store(into, row, [first + j, lanes])
 
     def _operand(self, batch: Sequence[Expr], node: fx.Node, group: int = 1) -> list[Expr]:
         """Batch index of an operand: broadcast, and the key head of a query head."""
@@ -276,8 +292,9 @@ class Kernel:
 
     def _write(self, result: Buffer, batch: list[Expr], first: Expr, count: Expr) -> None:
         """Transpose back, epilogue, store."""
-        f, width = self.f, self.sdpa.width
-        with f.serial(count) as i:
-            for start in range(0, width, self.lanes):
-                with f.lanes(min(self.lanes, width - start)) as v:
-                    self.epilogue.store([*batch, first + i, start + v], result[start + v, i])
+        f, width, lanes = self.f, self.sdpa.width, self.lanes
+        for start in range(0, width, lanes):
+            rows = f.scratch((lanes, lanes))
+            self._turn([result[min(start + j, width - 1), tirx.Ramp(0, 1, lanes)] for j in range(lanes)], rows, 0)
+            with f.serial(count) as i, f.lanes(min(lanes, width - start)) as v:
+                self.epilogue.store([*batch, first + i, start + v], rows[i, v])
