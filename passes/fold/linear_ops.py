@@ -60,7 +60,7 @@ def after(node: fx.Node, map_: Affine, program: Program) -> Call | str:
     weight, bias = _parameters(node, program)
     map_ = map_.along(channel_axis(node), value(node).shape[channel_axis(node)])
     new_bias = map_.shift if bias is None else map_.scale * bias + map_.shift
-    return _rebuilt(node, program, weight * _per_output(node, weight, map_.scale), new_bias)
+    return _rebuilt(node, program, weight * per_output(node, weight, map_.scale), new_bias)
 
 
 def before(node: fx.Node, map_: Affine, program: Program, largest_map: int = 0) -> Call | str:
@@ -81,9 +81,19 @@ def before(node: fx.Node, map_: Affine, program: Program, largest_map: int = 0) 
             return f"{named(node)} pads with zeros, which the shift would have to change"
         return _with_map(node, map_, program, weight, bias)
     if shifted:
-        moved = (weight * _per_input(node, weight, map_.shift)).flatten(1).sum(1)
+        moved = (weight * per_input(node, weight, map_.shift)).flatten(1).sum(1)
         bias = moved if bias is None else bias + moved
-    return _rebuilt(node, program, weight * _per_input(node, weight, map_.scale), bias)
+    return _rebuilt(node, program, weight * per_input(node, weight, map_.scale), bias)
+
+
+def between(node: fx.Node, inner: Tensor | None, outer: Tensor | None, program: Program) -> Call | str:
+    """Return the op that computes `outer * node(inner * x)`, reading x; the scales lie along channels."""
+    weight, bias = _parameters(node, program)
+    if inner is not None:
+        weight = weight * per_input(node, weight, inner)
+    if outer is not None:
+        weight, bias = weight * per_output(node, weight, outer), None if bias is None else bias * outer
+    return _rebuilt(node, program, weight, bias)
 
 
 def reading(call: Call, source: Expr, of: tuple[fx.Node, ...]) -> Call:
@@ -121,7 +131,7 @@ def _parameters(node: fx.Node, program: Program) -> tuple[Tensor, Tensor | None]
     return weight.detach().to(torch.float64), None if bias is None else bias.detach().to(torch.float64)
 
 
-def _per_output(node: fx.Node, weight: Tensor, vector: Tensor) -> Tensor:
+def per_output(node: fx.Node, weight: Tensor, vector: Tensor) -> Tensor:
     """Shape a vector over output channels to multiply the weight."""
     ones = [1] * (weight.dim() - 2)
     if not is_transposed(node):
@@ -130,7 +140,7 @@ def _per_output(node: fx.Node, weight: Tensor, vector: Tensor) -> Tensor:
     return vector.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1).reshape(*weight.shape[:2], *ones)
 
 
-def _per_input(node: fx.Node, weight: Tensor, vector: Tensor) -> Tensor:
+def per_input(node: fx.Node, weight: Tensor, vector: Tensor) -> Tensor:
     """Shape a vector over input channels to multiply the weight."""
     ones = [1] * (weight.dim() - 2)
     if is_transposed(node):
