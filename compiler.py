@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -237,8 +237,7 @@ def with_floats(
     progress: Progress,
 ) -> Network:
     """An integer model with the layers in float that should be, and its fidelity on the first calibration batch."""
-    from .fidelity import Fidelities
-    from .float_layers import Clock, FloatLayers
+    from .float_layers import Clock, finished
 
     known = None if (tuning := tuning_of(options)) is None else replace(tuning, seconds=0.0, rpc=None)
 
@@ -246,23 +245,11 @@ def with_floats(
         grouped = group(program)
         return backend.compile(grouped, progress=progress, record=_record(options), tuning=known), grouped
 
-    @lru_cache(1)
-    def stages(of: Quantized) -> Fidelities:
-        progress("fidelity", 0, 1)
-        found = Fidelities(captured, of.prepared, of.integer, of.batch, of.means)
-        progress("fidelity", 1, 1)
-        return found
-
-    how = options.precision
-    assert isinstance(how, Quantization)
-    timed = network[0].runs_here and options.rpc is None
-    floats = FloatLayers(how, make, lambda of: stages(of).layers, progress, Clock() if timed else None)
-    made = floats.decide(quantized, network)
-    compiled, grouped = made.network
-    fidelity = stages(made.quantized).of(compiled.run_flat if compiled.runs_here else None)
-    fidelity = replace(fidelity, times=made.times(), whole=made.whole, unmeasured=made.unmeasured(how))
-    report = [*compiled.manifest["report"], *(entry.to_json() for entry in made.entries)]
-    return compiled.described(report=report, fidelity=fidelity.to_json()), grouped
+    assert isinstance(options.precision, Quantization)
+    clock = Clock() if network[0].runs_here and options.rpc is None else None
+    compiled, grouped = finished(captured, quantized, network, options.precision, make, clock, progress)
+    tuned = {"tuning": network[0].manifest["tuning"]} if options.tune else {}  # what was found is of integers alone
+    return (compiled.described(**tuned) if tuned else compiled), grouped
 
 
 def group(program: Program, verify: bool = False) -> Program:

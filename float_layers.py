@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from .backends.tvm.runtime import Compiled
 from .errors import OptionError, QuantizationError
+from .fidelity import Fidelities
 from .ir.fidelity import LayerNoise, LayerTime
+from .ir.program import Program
 from .ir.report import PassReport, Site
 from .layer_times import Make, Measured, Network, kernels, measure_layers, whole_times
 from .options import Progress
@@ -177,6 +180,32 @@ class FloatLayers:
                 f"evaluate returned {value!r}, which is no score.", "Return a finite number: higher is better."
             )
         return score
+
+
+def finished(
+    captured: Program,
+    quantized: Quantized,
+    network: Network,
+    how: Quantization,
+    make: Make,
+    clock: Clock | None,
+    report: Progress,
+) -> Network:
+    """A model that was compiled to integers, once it is decided what stays in float; its manifest has the fidelity."""
+
+    @lru_cache(1)
+    def stages(of: Quantized) -> Fidelities:
+        report("fidelity", 0, 1)
+        found = Fidelities(captured, of.prepared, of.integer, of.batch, of.means)
+        report("fidelity", 1, 1)
+        return found
+
+    made = FloatLayers(how, make, lambda of: stages(of).layers, report, clock).decide(quantized, network)
+    compiled, grouped = made.network
+    fidelity = stages(made.quantized).of(compiled.run_flat if compiled.runs_here else None)
+    fidelity = replace(fidelity, times=made.times(), whole=made.whole, unmeasured=made.unmeasured(how))
+    entries = [*compiled.manifest["report"], *(entry.to_json() for entry in made.entries)]
+    return compiled.described(report=entries, fidelity=fidelity.to_json()), grouped
 
 
 def noisiest(found: Islands, layers: tuple[LayerNoise, ...]) -> list[int]:
