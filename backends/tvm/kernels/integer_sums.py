@@ -23,6 +23,7 @@ from .dot import wrapped
 from .emit import Buffer, Expr, Function, Operands, PackedArg, const
 from .narrowing import TOGETHER, narrowed, narrows
 from .requantize import read_head
+from .table import read_table
 
 
 class IntegerSums:
@@ -34,6 +35,7 @@ class IntegerSums:
         self.task, self.layout, self.lanes, self.size, self.w, self.bias = task, layout, lanes, size, w, bias
         self.anchor: fx.Node = anchor
         self.head = read_head(task, anchor, layout, lanes)
+        self.table = None if self.head is None else read_table(task, self.head.node, lanes)
         self._corrected = False
         self._count = 0
 
@@ -66,7 +68,8 @@ class IntegerSums:
     def open(self, f: Function) -> None:
         """Begin to emit into `f`."""
         self.f = f
-        self.epilogue = Epilogue(f, self.anchor if self.head is None else self.head.node)
+        done = self.table or self.head
+        self.epilogue = Epilogue(f, self.anchor if done is None else done.node)
         self._first = len(f.weights) - self._count
         self._whole: Buffer = None
         out = self.task.output
@@ -121,6 +124,9 @@ class IntegerSums:
         """Finish the sums of the channels from `channel` on and store the first `kept`."""
         if self.head is not None:
             self.head.apply(self.f, vector, self.lanes, channel, [*lead, channel, *trail], self._head_at)
+        if self.table is not None:
+            self.table.apply(self.f, vector)
+        done = self.table or self.head
         with self.f.lanes(kept) as v:
-            value = vector[v] if self.head is None else self.head.value(vector, v)
+            value = vector[v] if done is None else done.value(vector, v)
             self.epilogue.store([*lead, channel + v, *trail], value)
