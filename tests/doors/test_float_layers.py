@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from doors.conftest import small_inputs
 from torch import nn
 
 import planish
+from planish.backends.tvm.artifact import Artifact
 from planish.backends.tvm.backend import TvmBackend
 from planish.compiler import capture_model, group, optimize
 from planish.errors import OptionError, QuantizationError
@@ -240,6 +244,32 @@ def test_evaluate_that_nothing_contents(start: tuple[Quantized, Network]) -> Non
 def test_scores_that_are_none(value: Any, start: tuple[Quantized, Network]) -> None:
     with pytest.raises(QuantizationError, match=f"evaluate returned {value!r}, which is no score"):
         scored(start, lambda _: value)
+
+
+def test_a_joined_region_is_one_kernel_with_the_one_before(start: tuple[Quantized, Network]) -> None:
+    """Regions that have no step were done by the kernel that they read from."""
+    grouped = start[1][1]
+    calls = [node.name for node in grouped.graph.find_nodes(op="call_module")]
+    every: Any = SimpleNamespace(steps=[{"region": name} for name in calls])
+    but_one: Any = SimpleNamespace(steps=[{"region": name} for name in calls if name != calls[2]])
+    times = {name: float(place) for place, name in enumerate(calls)}
+    apart, joined = (kernels((network, grouped), times) for network in (every, but_one))
+    assert [kernel.milliseconds for kernel in apart] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert [kernel.milliseconds for kernel in joined] == [0.0, 1.0, 3.0, 4.0]
+    assert joined[1].nodes == apart[1].nodes | apart[2].nodes
+
+
+def test_the_same_code_described_otherwise(small_file: Path) -> None:
+    """What was made of an artifact's contents is the artifact; another entry changes nothing else."""
+    loaded = planish.load(small_file)
+    assert bytes(Artifact.in_memory(loaded.artifact.contents()).mapping) == small_file.read_bytes()
+    made = loaded.described(note="found by running it")
+    assert made.manifest["note"] == "found by running it"
+    same = {key: value for key, value in made.manifest.items() if key not in ("note", "members")}
+    assert same == {key: value for key, value in loaded.manifest.items() if key != "members"}
+    x, shift = (value.numpy() for value in small_inputs())
+    for name, want in loaded(x, shift).items():
+        assert np.array_equal(made(x, shift)[name], want)
 
 
 def test_the_report_of_a_real_model() -> None:
