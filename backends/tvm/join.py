@@ -49,6 +49,15 @@ def feeds_of(call: fx.Node, program: Program) -> dict[fx.Node, fx.Node]:
     return dict(zip(program.regions[str(call.target)].placeholders, call.all_input_nodes, strict=True))
 
 
+def read_once(call: fx.Node, anchor: fx.Node, program: Program) -> fx.Node | None:
+    """The call whose result the anchor of `call` reads first, if nothing else does, in its region or outside."""
+    own = anchor.all_input_nodes[0]
+    source = feeds_of(call, program).get(own)
+    if source is None or source.op != "call_module":
+        return None
+    return source if list(source.users) == [call] and list(own.users) == [anchor] else None
+
+
 def piece(call: fx.Node, program: Program, link: fx.Node | None = None) -> Piece:
     """All of the region of a call; `link` is the call whose result comes from the piece before."""
     region = program.regions[str(call.target)]

@@ -15,7 +15,7 @@ from torch import fx
 
 from ...ir.program import Program
 from ...ir.report import Site
-from .join import Joined, feeds_of, join, piece, rebuilt
+from .join import Joined, join, piece, read_once, rebuilt
 from .kernels.conv_pool import POOLS
 from .kernels.templates import TEMPLATES
 from .lower import task_of
@@ -51,12 +51,12 @@ def _convolution(call: fx.Node, program: Program) -> fx.Node | None:
     pool = program.regions[str(call.target)].anchor_node
     if pool is None or pool.target not in POOLS:
         return None
-    source = feeds_of(call, program).get(pool.all_input_nodes[0])
-    if source is None or source.op != "call_module":
+    source = read_once(call, pool, program)
+    if source is None:
         return None
     anchor = program.regions[str(source.target)].anchor_node
     is_conv = anchor is not None and anchor.target is torch.ops.aten.convolution.default
-    return source if is_conv and list(source.users) == [call] else None
+    return source if is_conv else None
 
 
 def _reason(apart: Task, together: Task, templates: Sequence[Template]) -> str | None:

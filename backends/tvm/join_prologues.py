@@ -17,7 +17,7 @@ from torch import fx
 
 from ...ir.program import Program
 from ...ir.report import Site
-from .join import Joined, Piece, feeds_of, join, piece, rebuilt
+from .join import Joined, Piece, feeds_of, join, piece, read_once, rebuilt
 from .kernels.templates import TEMPLATES
 from .reuse import parts_of
 from .target import Target
@@ -58,8 +58,8 @@ def _source(conv: fx.Node, program: Program) -> fx.Node | None:
     if anchor is None or anchor.target is not aten.convolution.default:
         return None
     weight: Any = anchor.args[1]
-    source = feeds_of(conv, program).get(anchor.all_input_nodes[0])
-    if source is None or source.op != "call_module" or list(source.users) != [conv]:
+    source = read_once(conv, anchor, program)
+    if source is None:
         return None
     region = program.regions[str(source.target)]
     computes = bool(region.epilogue) and region.kind in ("pointwise", "concat")

@@ -81,9 +81,10 @@ def test_operands_of_both_are_read_once() -> None:
     [
         lambda z: (_pool(z), z),
         lambda z: _pool(z) + nn.functional.max_pool2d(z, 3, 2, 1, dilation=1, ceil_mode=False) * z.mean(),
+        lambda z: nn.functional.max_pool2d(z, 3, 1, 1) + z,
         lambda z: _pool(torch.flip(z, [3])),
     ],
-    ids=["a result too", "another reader", "a view between"],
+    ids=["a result too", "another reader", "a sum after the pool", "a view between"],
 )
 def test_what_others_read_stays_apart(after: Callable[[Tensor], object]) -> None:
     before, _ = _grouped(Net(after))
