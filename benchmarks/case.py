@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 SIZES = ("full", "small")
+OURS = ("planish", "merged")
 CALIBRATION, CALIBRATION_SEED = 64, 64
 """How many inputs every engine calibrates on, and what they are drawn with; the sample has another seed."""
 HELD_OUT, HELD_OUT_SEED = 8, 1008
@@ -27,7 +28,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement; `image` of 0 is the model's published image size, `tune` seconds are planish's alone."""
+    """One measurement; `image` of 0 is the published size, `tune` seconds and `observer` are planish's alone."""
 
     model: str
     engine: str = "planish"
@@ -37,6 +38,7 @@ class Case:
     precision: str = "float32"
     size: str = "full"
     tune: float = 0.0
+    observer: str = "minmax"
 
     @property
     def sample_name(self) -> str:
@@ -48,7 +50,8 @@ class Case:
         """What the compiled form depends on, as the name of a folder."""
         if self.engine == "peak":
             return f"peak-{self.threads}"
-        return f"{self.sample_name}-{self.precision}-{self.threads}-{self.tune:g}-{self.engine}"
+        ranges = "" if self.observer == "minmax" or self.engine not in OURS else f"-{self.observer}"
+        return f"{self.sample_name}-{self.precision}-{self.threads}-{self.tune:g}-{self.engine}{ranges}"
 
     def sample(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """The model in evaluation mode, and its arguments. Imports torch."""

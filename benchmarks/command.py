@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from planish.quantization import OBSERVERS
+
 from . import page
 from .case import PRECISIONS, SIZES, Case, known_models
 from .engines import PEERS
@@ -44,6 +46,7 @@ class Command:
         add("--batch", type=int, default=1)
         add("--precision", choices=PRECISIONS, default="float32")
         add("--tune", type=float, default=0.0, help="seconds that planish tunes each model")
+        add("--observer", choices=OBSERVERS, default="minmax", help="how planish finds ranges of integers")
         add("--rounds", type=int, default=6, help="turns of each engine")
         add("--seconds", type=float, default=1.0, help="length of a turn")
         add("--size", choices=SIZES, default="full")
@@ -72,7 +75,7 @@ class Command:
         chosen = names if self.options.models == "all" else tuple(self.options.models.split(","))
         self._known("model", chosen, names)
         o = self.options
-        case = Case("", "", o.threads, o.batch, 0, o.precision, o.size, o.tune)
+        case = Case("", "", o.threads, o.batch, 0, o.precision, o.size, o.tune, o.observer)
         return [replace(case, model=name) for name in chosen]
 
     @contextmanager

@@ -29,6 +29,7 @@ class Planish:
         model, args, kwargs = self.model(case)
         options: dict[str, Any] = {"precision": case.precision, "threads": case.threads, "progress": False}
         if case.precision == "int8":
+            options["precision"] = planish.Quantization(observer=case.observer)
             options["calibration"] = [kwargs or args for args, kwargs in case.calibration()]
         if case.tune:
             options |= {"tune": case.tune, "tuning_db": str(folder / "tuning.db")}
