@@ -20,6 +20,7 @@ from planish.backends.tvm.kernels.conv_direct import ConvDirect
 from planish.backends.tvm.kernels.depthwise import Depthwise
 from planish.backends.tvm.kernels.gemm import Gemm
 from planish.backends.tvm.kernels.matmul import Matmul
+from planish.backends.tvm.kernels.norm import Norms
 from planish.backends.tvm.kernels.pool import Pool
 from planish.backends.tvm.reuse import overwritable, parts_of
 from planish.backends.tvm.sharing import Shares, Use, share
@@ -61,6 +62,15 @@ CASES: dict[str, tuple[Any, Any, list[tuple[int, ...]], dict[str, Any]]] = {
     "generic norm": (
         Generic(), lambda x, r: aten.add.Tensor(aten.layer_norm.default(x, [70], None, None, 1e-5), r),
         [(90, 70), (90, 70)], {"anchor": aten.layer_norm.default, "kind": "normalize"},
+    ),
+    "norm": (
+        Norms(), lambda x, r: aten.add.Tensor(aten.layer_norm.default(x, [70], None, None, 1e-5), r),
+        [(90, 70), (90, 70)], {"anchor": aten.layer_norm.default, "kind": "normalize"},
+    ),
+    "norm of blocks": (
+        Norms(), lambda x, r: aten.add.Tensor(aten.group_norm.default(x, 2, None, None, 1e-5, False), r),
+        [(2, 40, 9, 7), (2, 40, 9, 7)],
+        {"anchor": aten.group_norm.default, "kind": "normalize", "hint": BLOCKED, "layouts": {0: BLOCKED, 1: BLOCKED}},
     ),
 }  # fmt: skip
 
