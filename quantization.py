@@ -27,7 +27,7 @@ class Quantization:
     typical batch; `momentum`), "percentile" (all but the outermost values; `kept` is the fraction that stays), "mse"
     (the least square error) or "entropy" (the least information lost). `keep_float` are names of layers, or patterns
     as in "head.*", that stay in float. With `correct_bias` what rounded weights add to the mean of a channel is taken
-    off its bias.
+    off its bias. With `equalize` channels of layers that follow one another are made alike first.
 
     With `integer_only` an operator that has no integer form is an error. Without, it stays in float, and so do layers
     that are faster so on this machine, conversions at their borders counted, and those that `evaluate` asks for: it
@@ -45,6 +45,7 @@ class Quantization:
     keep_float: tuple[str, ...] = ()
     integer_only: bool | None = None
     correct_bias: bool = True
+    equalize: bool = False
     evaluate: Callable[[Any], Any] | None = None
     max_drop: float | None = None
     measure: bool = True
@@ -61,7 +62,7 @@ class Quantization:
             raise OptionError(f"Quantization: kept={self.kept!r} is no fraction.", "Give one such as 0.9999.")
         if self.integer_only is None:
             object.__setattr__(self, "integer_only", self.evaluate is None)
-        for name in ("integer_only", "correct_bias", "measure"):
+        for name in ("integer_only", "correct_bias", "equalize", "measure"):
             if not isinstance(value := getattr(self, name), bool):
                 raise OptionError(f"Quantization: {name}={value!r} is neither True nor False.", "Give one of them.")
         object.__setattr__(self, "keep_float", _patterns(self.keep_float))
@@ -101,6 +102,7 @@ class Quantization:
             "keep_float": list(self.keep_float),
             "integer_only": self.integer_only,
             "correct_bias": self.correct_bias,
+            **({"equalize": True} if self.equalize else {}),
             **({} if self.evaluate is None else {"max_drop": self.max_drop}),
         }
 

@@ -19,7 +19,7 @@ from .ir.program import Program
 from .ir.report import PassReport, Site
 from .options import Progress
 from .passes.manager import count_nodes, run_passes
-from .passes.pipelines import INTEGER
+from .passes.pipelines import EQUALIZE, INTEGER
 from .passes.quantize.batches import Select, batches
 from .passes.quantize.bias import InputMeans, Means
 from .passes.quantize.calibrate import calibrate
@@ -68,7 +68,7 @@ def quantize(
     report: Progress = silent,
 ) -> Quantized:
     """OPTIMIZED to QUANTIZED. Raises QuantizationError, NoIntegerForm, InputError or OptionError."""
-    prepared = run_passes(program, INTEGER)
+    prepared = run_passes(program, (*INTEGER, *EQUALIZE) if how.equalize else INTEGER)
     keep = kept_in_float(prepared, how.keep_float)
     seen = _FirstBatch(loader)
     means = InputMeans(prepared)

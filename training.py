@@ -199,6 +199,8 @@ def fake_quantize(
         raise needs_data()
     if how.evaluate is not None:
         raise OptionError("evaluate chooses layers of a model that is trained.", "Name them: keep_float=[...].")
+    if how.equalize:
+        raise OptionError("equalize changes weights once, and these are trained.", "Leave it out.")
     captured = capture_model(model, inputs, kwargs)
     live = graph_of(captured, frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)))
     prepared = live.prepared.evolve(weights=live.tape.play(captured.weights))

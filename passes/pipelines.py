@@ -48,6 +48,7 @@ from .norms.carry_scale_over_product import CarryScaleOverProduct
 from .norms.center_stream import CenterStream
 from .precision.lower_to_bfloat16 import LowerToBfloat16
 from .quantize.decompose_attention import DecomposeAttention
+from .quantize.equalize_channels import EqualizeChannels
 from .quantize.move_attention_biases import MoveAttentionBiases
 from .quantize.recognize_norms import RecognizeNorms
 from .quantize.split_projections import SplitProjections
@@ -147,6 +148,9 @@ INTEGER: tuple[Pass, ...] = (
     MoveAttentionBiases(),  # reads products, softmax and the views between them
 )
 """OPTIMIZED → OPTIMIZED in operators that have integer forms: what calibration for `precision="int8"` looks at."""
+
+EQUALIZE: tuple[Pass, ...] = (EqualizeChannels(),)
+"""OPTIMIZED → OPTIMIZED after INTEGER, where asked for: nothing may change weights between this and calibration."""
 
 GROUP: tuple[Pass, ...] = (GroupRegions(),)
 """OPTIMIZED → GROUPED: last, because regions hide single ops from rules."""

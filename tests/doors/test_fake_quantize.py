@@ -219,6 +219,7 @@ class Taken(nn.Module):
         (nn.Conv2d(3, 3, 1).eval(), {"precision": "float32", "calibration": None}, OptionError, "no codes to train"),
         (nn.Conv2d(3, 3, 1).eval(), {"ranges": "fixed"}, OptionError, "'learned' nor 'ema'"),
         (nn.Conv2d(3, 3, 1).eval(), {"precision": planish.Quantization(evaluate=len)}, OptionError, "evaluate chooses"),
+        (nn.Conv2d(3, 3, 1).eval(), {"precision": planish.Quantization(equalize=True)}, OptionError, "equalize"),
         ("model.pt2", {}, ModelError, "A str cannot be trained"),
     ],
 )

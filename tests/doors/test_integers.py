@@ -302,6 +302,7 @@ def test_options_that_do_not_fit(given: dict[str, Any], said: str) -> None:
         ({"keep_float": ["head", ""]}, "holds what is no name"),
         ({"integer_only": 1}, "integer_only=1 is neither True nor False"),
         ({"correct_bias": None}, "correct_bias=None is neither True nor False"),
+        ({"equalize": 1}, "equalize=1 is neither True nor False"),
         ({"measure": 1}, "measure=1 is neither True nor False"),
         ({"max_drop": 0.01}, "max_drop=0.01 is a drop of nothing"),
         ({"evaluate": 3}, "evaluate=3 is no function"),

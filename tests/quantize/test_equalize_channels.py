@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from one_step import sqnr
 from rewriting import check_docstring, refusal, rewritten
 
+from planish.ir.capture import capture
 from planish.ir.program import Program
 from planish.ir.text import parse_program
+from planish.passes.manager import run_passes
+from planish.passes.pipelines import EXACT
 from planish.passes.quantize import equalize_channels
 from planish.passes.quantize.equalize_channels import EqualizeChannels
+from planish.quantization import Quantization
+from planish.quantizing import quantize
 
 GEOMETRY = "[1, 1], [1, 1], [1, 1], false, [0, 0]"
 TURNED = "[1, 1], [1, 1], [1, 1], true, [0, 0]"
@@ -109,3 +115,21 @@ HEAD = """program(%x: f64[2, 2]) optimized {
 def test_refusals(between: str, returned: str, reason: str) -> None:
     text = f"{HEAD} {between} %y = linear(%r, @b, none) return {returned} }}"
     assert refusal(EqualizeChannels(), text).startswith(reason)
+
+
+def test_it_is_asked_for_and_brings_back_what_scales_took_away() -> None:
+    """Channels of one value at 1 to 1/512: that of 1/256 has one code of 8 bits. The ledger names the layers."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 10), torch.nn.ReLU(), torch.nn.Linear(10, 4)).eval()
+    factors = 2.0 ** -torch.arange(10.0)
+    with torch.no_grad():
+        model[0].weight.mul_(factors[:, None])
+        model[0].bias.mul_(factors)
+        model[2].weight.div_(factors)
+    data = [(torch.randn(16, 8),) for _ in range(4)]
+    program = run_passes(capture(model, data[0]), EXACT)
+    plain, alike = (quantize(program, Quantization(equalize=on), data) for on in (False, True))
+    assert sqnr(program, alike.integer, *data) > sqnr(program, plain.integer, *data) + 12
+    (site,) = next(entry for entry in alike.prepared.report if entry.name == "equalize_channels").applied
+    assert set(site.layers) == {"0", "1", "2"}
+    assert not [entry for entry in plain.prepared.report if entry.name == "equalize_channels"]
