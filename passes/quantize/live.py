@@ -49,7 +49,8 @@ class Live:
             tape, made = _recorded(captured, trained - fixed, passes)
             lifted = (tape.lifted & trained) - fixed
             if not lifted:
-                return cls(made, captured, tape, _groups(made), fixed)
+                own = {name: captured.weights[name].clone() for name in fixed}  # as they are now
+                return cls(made, captured.evolve(weights={**captured.weights, **own}), tape, _groups(made), fixed)
             fixed |= lifted
 
     def weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
