@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import fx
 
@@ -79,12 +80,17 @@ def join(pieces: Sequence[Piece], like: Region) -> Joined:
             values[own] = placeholders[given]
     for before, one in zip([pieces[0], *pieces], pieces, strict=False):
         for node in one.calls:
-            values[node] = body.node_copy(node, lambda n, link=before.result: values[n if n in values else link])
+            values[node] = body.node_copy(node, partial(_value, values, before.result))
     result = pieces[-1].result
     body.output(values[result]).meta = dict(result.meta)
     anchor = None if like.anchor_node is None else values[like.anchor_node].name
     layers = tuple(dict.fromkeys(layer for one in pieces for layer in one.layers))
     return Joined(Region(like.name, like.kind, body, anchor, layers), tuple(placeholders))
+
+
+def _value(values: Mapping[fx.Node, fx.Node], link: fx.Node, node: fx.Node) -> fx.Node:
+    """What a node of a piece has become; `link` for what nothing feeds."""
+    return values[node if node in values else link]
 
 
 def rebuilt(
