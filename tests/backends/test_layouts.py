@@ -193,3 +193,21 @@ def plan_of(name: str) -> Plan:
 def test_no_needless_transposes(name: str) -> None:
     moving = [step.kind for step in plan_of(name).steps if step.symbol]
     assert (moving.count("layout"), moving.count("view")) == MOVES[name]
+
+
+def test_norms_among_convolutions_keep_their_layout() -> None:
+    class LayerNorm2d(torch.nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def conv(channels: int) -> torch.nn.Module:
+        return torch.nn.Conv2d(32, channels, 1)
+
+    norms = [torch.nn.GroupNorm(8, 32), torch.nn.InstanceNorm2d(32), LayerNorm2d(32), torch.nn.GroupNorm(1, 32)]
+    layers = [layer for norm in norms for layer in (conv(32), norm, torch.nn.SiLU())]
+    model = torch.nn.Sequential(*layers, conv(16), torch.nn.AdaptiveAvgPool2d(1)).eval()
+    program = capture(model, (torch.zeros(1, 32, 12, 12),), {})
+    plan = lower(run_passes(program, COMPILE), HOST)
+    kinds = [step.kind for step in plan.steps if step.symbol]
+    assert kinds.count("layout") == 1  # the model's input
+    assert sum(kernel.template == "norm" for kernel in plan.kernels.values()) == 4
