@@ -5,7 +5,8 @@
 
 The range is one of RANGES, the first that holds them all, so that kernels differ for a reason only. From 33 on the
 upper half of the product alone decides (`ir/dyadic.py`), and from 28 on that of a sum whose small multiplier has room
-for 5 bits more; from 1 to 62 nothing saturates and nothing vanishes.
+for 5 bits more; up to 48 there is room to add a zero point before the shift; from 1 to 62 nothing saturates and nothing
+vanishes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import fx
 from ...ir import ops
 from ...ir.dyadic import SHIFTS
 
-RANGES = ((33, 62), (28, 57), (1, 62), (SHIFTS[0], SHIFTS[-1] + 1))
+RANGES = ((33, 48), (28, 48), (33, 62), (28, 57), (1, 62), (SHIFTS[0], SHIFTS[-1] + 1))
 """Narrow to wide; the last holds every shift that a graph may have."""
 
 _PLACES = {"requantize": (2,), "add": (4,)}

@@ -58,8 +58,9 @@ def test_what_is_known_of_constants_is_noted() -> None:
 
 @pytest.mark.parametrize(
     ("shifts", "expected"),
-    [([33, 62], (33, 62)), ([28, 57], (28, 57)), ([32, 62], (1, 62)), ([0, 40], (-31, 95)), ([1, 63], (-31, 95)),
-     ([-99, 3], (-99, 3)), ([], (33, 62))],
+    [([33, 48], (33, 48)), ([32, 48], (28, 48)), ([33, 49], (33, 62)), ([33, 62], (33, 62)), ([28, 57], (28, 57)),
+     ([32, 62], (1, 62)), ([0, 40], (-31, 95)), ([1, 63], (-31, 95)),
+     ([-99, 3], (-99, 3)), ([], (33, 48))],
 )  # fmt: skip
 def test_ranges(shifts: list[int], expected: tuple[int, int]) -> None:
     assert shift_range(torch.tensor(shifts, dtype=torch.int64)) == expected
