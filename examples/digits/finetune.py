@@ -1,4 +1,4 @@
-"""Quantization-aware training of the three networks: `python examples/digits/finetune.py [names...]`, about a minute each.
+"""Quantization-aware training of the three networks: `python examples/digits/finetune.py [names...]`, a minute each.
 
     float model → integers by calibration alone (64 images) → trained in integers for a few epochs → one artifact
 
