@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, fx
 
 from planish.ir.interpret import eager, reference, run_graph, widen, widened
-from planish.ir.ops import arguments, is_call
+from planish.ir.ops import arguments, integer_name, is_call
 from planish.ir.program import Program
 from planish.ir.types import QuantParams
-from planish.passes.quantize.imported.given_plan import is_imported
+from planish.passes.quantize.imported.given_plan import GivenPlan, is_imported
 from planish.passes.quantize.rules.products import by_input, by_output
 from planish.passes.quantize.weights import grid_weight, quantize_weight
 
@@ -57,11 +57,26 @@ def sqnr(program: Program, integer: Program, *inputs: Sequence[Tensor]) -> float
     return 10 * math.log10(signal / noise)
 
 
+def remade(program: Program) -> set[str]:
+    """Values of imported programs that have no codes of their own, but are made for each of several readers."""
+    if not is_imported(program):
+        return set()
+    plan = GivenPlan(program, {})
+    return {node.name for node in program.graph.nodes if len(node.users) > 1 and not plan.stored(node)}
+
+
+def given(program: Program) -> dict[str, QuantParams]:
+    """Values on codes that an imported graph gives."""
+    nodes = [node for node in program.graph.nodes if integer_name(node) == "rounded"]
+    return {node.name: QuantParams(*node.args[1:], torch.uint8) for node in nodes}
+
+
 class _Run:
     """Codes of an integer run by the float nodes they stand for, and float64 values from the nearest of them."""
 
     def __init__(self, program: Program, integer: Program, inputs: Sequence[Tensor]) -> None:
         self.program = program
+        self.remade, self.given = remade(program), given(program)
         self.known: dict[str, tuple[Tensor, QuantParams]] = {}
         holders = [node for node in program.graph.nodes if node.op == "placeholder"]
         self.inputs = dict(zip(holders, inputs, strict=True))
@@ -80,7 +95,12 @@ class _Run:
             self.results = run_graph(integer.graph, list(inputs), integer.weights, call)
 
     def _know(self, node: fx.Node, codes: Tensor) -> None:
-        self.known.setdefault(node.meta["of"], (codes, node.meta["quant"]))
+        """The first codes of a value are its own; those that are made for one of several readers may be clamped."""
+        params: QuantParams = node.meta["quant"]
+        if params.scale != self.given.get(node.meta["of"], params).scale:
+            return  # given codes at a reader's scale
+        if node.meta["of"] not in self.remade or params.dtype.itemsize > 1:
+            self.known.setdefault(node.meta["of"], (codes, params))
 
     def check(self, node: fx.Node, allowed: float) -> None:
         """One value with codes."""
@@ -95,6 +115,8 @@ class _Run:
         if node.name in self.known:
             codes, params = self.known[node.name]
             return params.values(codes)
+        if node.name in self.given:
+            return self.given[node.name].values(self.given[node.name].codes(self.computed(node)))
         return self.computed(node)
 
     def computed(self, node: fx.Node) -> Tensor:
@@ -104,6 +126,8 @@ class _Run:
         if node.op == "get_attr":
             return widen(self.program.weights[str(node.target)])
         assert callable(node.target)
+        if node.name in self.given:  # its codes are what is checked
+            return self.value(node.all_input_nodes[0])
         if is_call(node, aten.convolution.default, aten.linear.default):
             result: Tensor = node.target(*self._product(node))
             return result

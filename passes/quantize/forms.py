@@ -22,7 +22,7 @@ from ...ir.dyadic import multipliers, sum_multipliers
 from ...ir.quantized.constants import CURVE_SHIFT, Function, curve_coefficients
 from ...ir.quantized.constants import table as table_of
 from ...ir.types import QuantParams
-from .trim import trimmed
+from .trim import trimmed, words_of_curve
 
 if TYPE_CHECKING:
     from .builder import Builder
@@ -161,8 +161,7 @@ class Pointwise(Form):
         """The source's codes; without any, 16 bits over where the function's codes differ."""
         if builder.plan.stored(self.source):
             return builder.params(self.source)
-        ends = trimmed(self.function, builder.plan.range(self.source), target.params)
-        return QuantParams.symmetric(max(map(abs, ends)), 16)
+        return words_of_curve(trimmed(self.function, builder.plan.range(self.source), target.params))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from ....ir.scales import moves
 from ....ir.types import QuantParams
 from ..builder import is_floating
 from ..plan import Plan, Ranges
+from ..rules.attention import FINE
+from ..widths import is_softmax
 from .bounds import Interval, bounds
 
 aten = torch.ops.aten
@@ -62,6 +64,8 @@ class GivenPlan(Plan):
         """Those that the graph says, or 16 bits."""
         if node in self._given:
             return self._given[node]
+        if is_softmax(node):
+            return FINE
         return QuantParams.symmetric(max(map(abs, self.range(node))), 16)
 
     def bytes(self, node: fx.Node) -> QuantParams:

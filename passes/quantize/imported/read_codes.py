@@ -10,8 +10,8 @@ Conditions:
 
 Before:
     program(%x: f32[1, 2]) {
-      %q: u8[1, 2] = quantized_decomposed::quantize_per_tensor(%x, 0.5, 3, 0, 255, torch.uint8)
-      %d: f32[1, 2] = quantized_decomposed::dequantize_per_tensor(%q, 0.5, 3, 0, 255, torch.uint8)
+      %q: u8[1, 2] = quantized_decomposed::quantize_per_tensor(%x, 0.5, 3, 0, 255, u8)
+      %d: f32[1, 2] = quantized_decomposed::dequantize_per_tensor(%q, 0.5, 3, 0, 255, u8)
       return %d
     }
 
