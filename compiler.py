@@ -59,9 +59,12 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         backend = TvmBackend(options.target, options.threads, options.numerics)
         backend.warm()
         report("capture", 0, 1)
+        examples: list[torch.Tensor] | None
+        quantized: Quantized | None
         if isinstance(model, BringsIntegers):
             captured, quantized, options = model.planish_integers(inputs, kwargs, options)
             optimized, examples = quantized.prepared, list(quantized.batch)
+            report("capture", 1, 1)
         else:
             captured, examples = captured_with(model, inputs, kwargs, options.preprocess)
             report("capture", 1, 1)

@@ -24,7 +24,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, x_zero: int, *ge
     """`accumulate.convolution`."""
     rows = weight.transpose(0, 1) if geometry[3] else weight  # of a transposed one, inputs of all groups: a bound
     x, weight = _floats(x, x_zero, weight, rows.flatten(1))
-    total = aten.convolution.default(x, weight, None, *geometry).to(torch.int32)
+    total: Tensor = aten.convolution.default(x, weight, None, *geometry).to(torch.int32)
     return total if bias is None else total + bias.reshape(-1, *[1] * (weight.dim() - 2))
 
 
