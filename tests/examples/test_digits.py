@@ -106,3 +106,11 @@ def test_the_demo(tmp_path: Path) -> None:
     assert "all numbers agree" in done.stdout
     assert len(re.findall(r"\d+\.\d\d%", done.stdout)) >= 2
     assert {p.name for p in tmp_path.glob("*.planish")} >= {"resnet20.planish", "resnet50.planish"}
+
+
+@pytest.mark.bars
+def test_the_networks_in_integers() -> None:
+    """Each within 0.2 points of float32, agreeing on 99.5 % of the digits, or the script ends with status 1."""
+    done = subprocess.run([sys.executable, str(FOLDER / "integers.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(name in done.stdout for name in ("resnet20", "vit", "mobilenet"))
