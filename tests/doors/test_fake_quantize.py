@@ -194,7 +194,7 @@ class Branches(nn.Module):
         return x if float(x.sum()) > 0 else -x
 
 
-class Sines(nn.Module):
+class Inverse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.linalg.inv(x @ x.transpose(2, 3) + torch.eye(6))
 
@@ -213,7 +213,7 @@ class Taken(nn.Module):
     ("model", "options", "error", "says"),
     [
         (Branches().eval(), {}, CaptureError, "branches on a value"),
-        (Sines().eval(), {}, NoIntegerForm, "linalg_inv"),
+        (Inverse().eval(), {}, NoIntegerForm, "linalg_inv"),
         (Taken().eval(), {}, ModelError, "'quantized_ranges' of its own"),
         (nn.Conv2d(3, 3, 1).eval(), {"calibration": None}, OptionError, "needs calibration data"),
         (nn.Conv2d(3, 3, 1).eval(), {"precision": "float32", "calibration": None}, OptionError, "no codes to train"),
