@@ -41,7 +41,7 @@ def read_prologue(task: Task) -> int | Refused | None:
     """The one activation that the convolution's input is computed from, or None where that is an input itself."""
     before = task.region.prologue
     anchor = task.region.anchor_node
-    if not before or anchor is None:
+    if anchor is None or not anchor.all_input_nodes or anchor.all_input_nodes[0] in task.region.placeholders:
         return None
     source, shape = anchor.all_input_nodes[0], shape_of(anchor.all_input_nodes[0])
     if not all(is_pointwise(n) and shape_of(n) == shape and dtype_of(n) == "float32" for n in before):
