@@ -1,0 +1,53 @@
+"""Models that torchao quantized through every door: without data to integers, in float as they are, from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pt2e import (
+    XNNPACKQuantizer,
+    convert_pt2e,
+    converted,
+    get_symmetric_quantization_config,
+    images,
+    mlp,
+    prepare_pt2e,
+    resnet,
+)
+
+import planish
+from planish.cli import status
+from planish.errors import NotImported, OptionError
+
+pytestmark = [pytest.mark.filterwarnings("ignore:XNNPACKQuantizer is deprecated"),
+              pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao")]  # fmt: skip
+
+
+def test_compiled_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the module, and from a file through the command line; in float the pairs are computed as they are."""
+    quantized, x = converted(resnet(), "xnnpack"), images()[0]
+    compiled = planish.compile(quantized, (x,), precision="int8", verify=True)
+    fidelity = compiled.report.fidelity
+    assert fidelity is not None
+    assert fidelity.hops[0].noise == fidelity.hops[-1].noise == 0  # what was read, and compiled code
+    (ledger,) = (entry for entry in compiled.report if entry.name == "integerize")
+    assert not ledger.refused
+    with torch.no_grad():
+        wanted = quantized(x)
+    assert float((planish.compile(quantized, (x,))(x) - wanted).abs().max()) < 0.02  # ties of a code of the output
+    monkeypatch.chdir(tmp_path)
+    torch.export.save(torch.export.export(quantized, (x,)), "net.pt2")
+    assert status(["compile", "net.pt2", "-o", "net.planish", "--precision", "int8"]) == 0
+    assert torch.equal(torch.as_tensor(planish.load("net.planish")(x)), torch.as_tensor(compiled(x)))
+
+
+def test_what_needs_data_or_other_scales_says_so() -> None:
+    with pytest.raises(OptionError, match="needs calibration data"):
+        planish.compile(resnet(), (images()[0],), precision="int8")
+    config = get_symmetric_quantization_config(is_dynamic=True)
+    prepared = prepare_pt2e(torch.export.export(mlp(), (images()[0],)).module(), XNNPACKQuantizer().set_global(config))
+    prepared(images()[0])
+    with pytest.raises(NotImported, match="dynamic quantization"):
+        planish.compile(convert_pt2e(prepared), (images()[0],), precision="int8")
