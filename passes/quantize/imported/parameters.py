@@ -118,7 +118,7 @@ def _limits(read: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
 
 def _axis(node: fx.Node, given: dict[str, Any], scale: Tensor) -> int | str | None:
     """The dimension that scales lie along; None for one scale."""
-    rank = node.meta["val"].dim()
+    rank: int = node.meta["val"].dim()
     if "block_size" in given:
         shape = tuple(node.meta["val"].shape)
         several = [dim for dim, block in enumerate(given["block_size"]) if block != shape[dim]]
