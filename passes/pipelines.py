@@ -116,22 +116,22 @@ EXACT: tuple[Step, ...] = (
 )
 """CAPTURED → OPTIMIZED, equal over the reals: what every door runs unless told otherwise."""
 
+GIVEN: tuple[Pass, ...] = (
+    *NORMALIZE,
+    FoldConstants(),  # what is computed of constants alone
+    CanonicalizeSlices(),  # after constants, which bounds may come from
+    CanonicalizeLinear(),  # one spelling of linear layers
+    FoldConstants(),  # the transposed weights of these
+    MergeViews(),  # views around linear layers stand alone then
+    FoldAffineBackward(),  # a number a channel of results: another scale for the same codes
+    LowerBatchNorm(),  # what is left of norms
+    MergeViews(),  # what norms stood between
+    RemoveDuplicates(),  # last: equal spellings are equal by now
+)
+"""What may be rewritten where weights stand on given codes."""
+
 IMPORTED: tuple[Step, ...] = (
-    Repeat(
-        "imported",
-        (
-            *NORMALIZE,
-            FoldConstants(),
-            CanonicalizeSlices(),
-            CanonicalizeLinear(),
-            FoldConstants(),
-            MergeViews(),
-            FoldAffineBackward(),  # a number a channel of results: another scale for the same codes
-            LowerBatchNorm(),
-            MergeViews(),
-            RemoveDuplicates(),
-        ),
-    ),
+    Repeat("imported", GIVEN),  # as one group, like the exact rewrites
 )
 """CAPTURED → OPTIMIZED for graphs that others quantized: without what mixes weights, which stand on given codes."""
 

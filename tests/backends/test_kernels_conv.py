@@ -177,7 +177,7 @@ def test_long_sums_round_no_more_than_eager() -> None:
         (lambda x, w, b: CONV(x, w, b, [1, 1], [0, 0], [1, 1], True, [0, 0], 1), (1, 2), "transposed"),
         (lambda x, w, b: CONV(x, w, b, [1, 1], [0, 0], [1, 1], False, [0, 0], 1), (2,), "not a constant"),
         (lambda x, w, b: CONV(x, w, b, [1, 1], [0, 0], [1, 1], False, [0, 0], 1), (1,), "not a constant"),
-        (lambda x, w, b: CONV(aten.relu.default(x), w, b, [1, 1], [0, 0], [1, 1], False, [0, 0], 1), (1, 2), "inside"),
+        (lambda x, w, b: CONV(x, aten.relu.default(w), b, [1, 1], [0, 0], [1, 1], False, [0, 0], 1), (1, 2), "inside"),
         (
             lambda x, w, b: aten.sum.dim_IntList(CONV(x, w, b, [1, 1], [0, 0], [1, 1], False, [0, 0], 1), [1]),
             (1, 2),
@@ -193,6 +193,15 @@ def test_refusals_say_why(fn: Any, constants: tuple[int, ...], reason: str, temp
     assert isinstance(refused, Refused)
     if reason != "not pointwise" or isinstance(template, ConvDirect):
         assert reason in refused.reason
+
+
+def test_depthwise_does_not_compute_its_input() -> None:
+    def fn(x: Any, w: Any, b: Any) -> Any:
+        return CONV(aten.relu.default(x), w, b, [1, 1], [0, 0], [1, 1], False, [0, 0], 4)
+
+    refused = Depthwise().wants(make_task(fn, [randn(1, 4, 5, 5), randn(4, 1, 1, 1), randn(4)], (1, 2), anchor=CONV))
+    assert isinstance(refused, Refused)
+    assert "inside" in refused.reason
 
 
 def test_depthwise_takes_only_one_channel_a_group() -> None:

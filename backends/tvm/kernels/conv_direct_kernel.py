@@ -111,7 +111,7 @@ class DirectKernel:
     def _emit(self) -> None:
         """The parallel loop over batch, chunks of output channels and rows (or tiles, where rows are few)."""
         (d, h, _) = self.axes
-        parts = [self.chunks, self.conv.batch, d.out, h.out, self.rows.count if self.by_tile else 1]
+        parts = [self.chunks, self.conv.batch, d.out, h.out, self._tiles if self.by_tile else 1]
         order = [0, 1, 2, 3, 4] if self.weights_first else [1, 2, 3, 4, 0]
         with self.f.parallel(prod(parts)) as task:
             where: list[Expr] = [0] * 5
@@ -119,6 +119,11 @@ class DirectKernel:
                 where[axis] = index
             *place, tile = where
             self._row(Place(*place), tile)
+
+    @property
+    def _tiles(self) -> int:
+        """How many tiles there are in a row."""
+        return self.rows.count
 
     def _row(self, place: Place, tile: Expr) -> None:
         """One task of the parallel loop: a row, or one tile of it."""
