@@ -103,3 +103,20 @@ def test_a_template_that_does_not_take_the_pool_keeps_the_convolution() -> None:
     assert site.reason is not None
     assert site.reason.startswith("winograd4: ")
     assert join_pools(before, HOST, "strict").report[-1].applied  # the direct template takes both
+
+
+@pytest.mark.parametrize(
+    ("conv", "template"),
+    [
+        (nn.ConvTranspose2d(32, 32, 3, 2), "conv_transposed"),
+        (nn.ConvTranspose2d(32, 32, 3, 2, groups=2), "conv_transposed"),
+        (nn.Conv2d(32, 32, 3, groups=32), "depthwise"),
+    ],
+)
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(3, 2, 1)])
+def test_other_templates_leave_pools_alone(conv: nn.Module, template: str, pool: nn.Module) -> None:
+    x = torch.randn(1, 32, 12, 12)
+    before = run_passes(capture(nn.Sequential(conv, nn.SiLU(), pool).eval(), (x,)), COMPILE)
+    (site,) = join_pools(before, HOST).report[-1].refused
+    assert site.reason is not None
+    assert site.reason.startswith(f"{template}: ")

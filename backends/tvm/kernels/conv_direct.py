@@ -50,7 +50,7 @@ class ConvDirect:
         if node is not None and (reason := refusal(task, conv, node, tile) or self._loss(task, conv, node, tile)):
             return Refused(reason)
         few = conv.channels < task.target.block and not computed
-        return blocked_wants(task, conv, few and (not has_pairs(conv, task) or has_tap_pairs(conv, task)))
+        return blocked_wants(task, conv, few and (not has_pairs(conv, task) or has_tap_pairs(conv, task)), node)
 
     def _loss(self, task: Task, conv: Conv, node: fx.Node, tile: Tile) -> str | None:
         """Why a pool is the faster in a kernel of its own."""
@@ -101,15 +101,18 @@ def _read(task: Task) -> tuple[Conv | Refused, bool]:
     return read_conv(task, source=source), source is not None
 
 
-def blocked_wants(task: Task, conv: Conv, plain: bool) -> Wants | Refused:
-    """Blocked output and operands; the input PLAIN as well where it has one pixel, or if it is to be with `plain`."""
+def blocked_wants(task: Task, conv: Conv, plain: bool, pool: fx.Node | None = None) -> Wants | Refused:
+    """Blocked output and operands; the input PLAIN as well where it has one pixel, or if it is to be with `plain`.
+
+    `pool` is the one in the epilogue that the kernel computes.
+    """
     block = task.target.block
     if lanes_of(conv, block) < 2:
         return Refused(f"groups of {conv.out_channels // conv.groups} channels leave nothing to vectorize")
     layout: Layout = f"c{block}"
     one = prod(a.size for a in conv.axes) == 1
     first: tuple[Layout, ...] = (PLAIN, layout) if one or plain else (layout,)
-    return wants_blocked(task, {conv.x: first}, pool_of(task))
+    return wants_blocked(task, {conv.x: first}, pool)
 
 
 def product_of(conv: Conv, task: Task) -> Product:
