@@ -221,8 +221,24 @@ def quantized_of(
     from .quantizing import quantize, take_codes
 
     if options.calibration is None:
+        if not examples:
+            _check_without_inputs(options.precision)
         return take_codes(program, options.precision, examples or ())
     return quantize(program, options.precision, options.calibration, partial(_selected, options), progress)
+
+
+def _check_without_inputs(how: Quantization) -> None:
+    """Layers are put into float by what they do to inputs; without any, asking for that is refused."""
+    if how.evaluate is not None:
+        wish, instead = "evaluate", ""
+    elif not how.integer_only and how.measure:
+        wish, instead = "integer_only=False", ", or measure=False: then only what has no integer form is in float"
+    else:
+        return
+    raise OptionError(
+        f"Quantization: {wish} measures the model, which came with its codes, but without inputs.",
+        f"Give example inputs or calibration={instead}.",
+    )
 
 
 def _selected(options: Options, item: Any) -> Any:

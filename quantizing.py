@@ -50,7 +50,7 @@ class Quantized:
     def with_floats(self, more: Mapping[str, str]) -> Quantized:
         """The same with more nodes in float, each for a reason."""
         keep = {**more, **self.keep}
-        integer = _integers(self.prepared, self.ranges, Settings(self.integer_only, keep, means=self.means))
+        integer = integers_of(self.prepared, self.ranges, Settings(self.integer_only, keep, means=self.means))
         return replace(self, integer=integer, keep=keep)
 
     @cached_property
@@ -76,8 +76,8 @@ def quantize(
     corrects = how.correct_bias and not given
     ranges = calibrate(prepared, seen, observer_of(how), select, report, means if corrects else None)
     if not how.integer_only and not given:
-        keep = {**_without_range(prepared, ranges), **keep}
-    integer = _integers(prepared, ranges, Settings(bool(how.integer_only), keep, means=means.means()))
+        keep = {**without_range(prepared, ranges), **keep}
+    integer = integers_of(prepared, ranges, Settings(bool(how.integer_only), keep, means=means.means()))
     batch = next(batches(prepared.signature, [seen.first], select))
     return Quantized(prepared, integer, means.means(), batch, ranges, keep, bool(how.integer_only))
 
@@ -86,11 +86,11 @@ def take_codes(program: Program, how: Quantization, batch: Sequence[Tensor]) -> 
     """The same without data, for a program that others quantized; `batch` is what fidelity is measured on."""
     prepared = run_passes(program, INTEGER)
     keep = kept_in_float(prepared, how.keep_float)
-    integer = _integers(prepared, {}, Settings(bool(how.integer_only), keep))
+    integer = integers_of(prepared, {}, Settings(bool(how.integer_only), keep))
     return Quantized(prepared, integer, {}, batch, {}, keep, bool(how.integer_only))
 
 
-def _integers(prepared: Program, ranges: Ranges, settings: Settings) -> Program:
+def integers_of(prepared: Program, ranges: Ranges, settings: Settings) -> Program:
     """The integer program with the ledger of what it is made of."""
     integer = integerize(prepared, ranges, settings)
     return integer.evolve(report=(*integer.report, _ledger(prepared, integer)))
@@ -114,7 +114,7 @@ class _FirstBatch:
             yield item
 
 
-def _without_range(program: Program, ranges: Ranges) -> dict[str, str]:
+def without_range(program: Program, ranges: Ranges) -> dict[str, str]:
     """Values that were 0 throughout calibration, and what reads them: codes tell nothing of these."""
     plan = Plan(program.graph, ranges, {})
     found = [node for node in ranges if plan.range(node) == (0.0, 0.0)]

@@ -28,7 +28,7 @@ from .passes.quantize.live import Live
 from .passes.quantize.straight_through import run_integers, run_straight_through
 from .progress import showing
 from .quantization import Quantization
-from .quantizing import Quantized, _integers, _without_range, kept_in_float, observer_of
+from .quantizing import Quantized, integers_of, kept_in_float, observer_of, without_range
 
 RANGES = "quantized_ranges"
 """Where a module keeps its ranges, beside what the model has."""
@@ -133,7 +133,7 @@ class FakeQuantized(nn.Module):
         with torch.no_grad():
             weights = {name: weight.detach() for name, weight in live.weights(model).items()}
             prepared = live.prepared.evolve(weights=weights)
-            integer = _integers(prepared, ranges, self._settings)
+            integer = integers_of(prepared, ranges, self._settings)
         own = {name: model.get(name, tensor).detach() for name, tensor in live.captured.weights.items()}
         batch = [x.detach() for x in given]
         made = Quantized(prepared, integer, {}, batch, ranges, self.keep, self._settings.integer_only)
@@ -208,7 +208,7 @@ def fake_quantize(
     with showing(options.progress) as report:
         found = calibrate(prepared, _items(options.calibration), observer_of(how), options.select, report)
     if not how.integer_only:
-        keep = {**_without_range(prepared, found), **keep}
+        keep = {**without_range(prepared, found), **keep}
     integer = integerize(prepared, found, Settings(bool(how.integer_only), keep))
     learned = live.learnable(integer) if ranges == "learned" else frozenset()
     ends = {name: found[group[0]] for name, group in live.groups.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,3 +52,14 @@ def test_what_needs_data_or_other_scales_says_so() -> None:
     prepared(images()[0])
     with pytest.raises(NotImported, match="dynamic quantization"):
         planish.compile(convert_pt2e(prepared), (images()[0],), precision="int8")
+
+
+@pytest.mark.parametrize("how", [{"evaluate": lambda compiled: 1.0, "max_drop": 0.1}, {"integer_only": False}])
+def test_a_file_without_inputs_cannot_be_measured(how: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing says which layers to keep in float; without measuring, only those stay that have no integer form."""
+    x = images()[0]
+    torch.export.save(torch.export.export(converted(mlp(), "xnnpack"), (x,)), tmp_path / "net.pt2")
+    with pytest.raises(OptionError, match=f"{next(iter(how))}.*without inputs"):
+        planish.compile(tmp_path / "net.pt2", precision=planish.Quantization(**how))
+    if "evaluate" not in how:
+        planish.compile(tmp_path / "net.pt2", precision=planish.Quantization(**how, measure=False))
