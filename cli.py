@@ -17,6 +17,7 @@ from . import cli_export, cli_tune
 from .cli_options import (
     AllowFloat,
     Calibration,
+    Equalize,
     Eval,
     Evaluate,
     File,
@@ -120,6 +121,7 @@ def compile(
     observer: Observer = None,
     keep_float: KeepFloat = None,
     allow_float: AllowFloat = False,
+    equalize: Equalize = False,
     evaluate: Evaluate = None,
     max_drop: MaxDrop = None,
     no_measure: NoMeasure = False,
@@ -146,7 +148,9 @@ def compile(
         "threads": threads,
         "verify": verify,
         "numerics": numerics,
-        "precision": precision_of(precision, observer, keep_float, allow_float, evaluate, max_drop, no_measure),
+        "precision": precision_of(
+            precision, observer, keep_float, allow_float, equalize, evaluate, max_drop, no_measure
+        ),
         "calibration": calibration,
         "preprocess": image_of(mean, std, layout),
         "tune": tune,

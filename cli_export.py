@@ -9,6 +9,7 @@ import typer
 from .cli_options import (
     AllowFloat,
     Calibration,
+    Equalize,
     Eval,
     Inputs,
     KeepFloat,
@@ -35,6 +36,7 @@ def export(
     observer: Observer = None,
     keep_float: KeepFloat = None,
     allow_float: AllowFloat = False,
+    equalize: Equalize = False,
     mean: Mean = None,
     std: Std = None,
     layout: Layout = None,
@@ -46,7 +48,7 @@ def export(
     specs = pairs(input or [])
     check_writable(output)
     options = {
-        "precision": precision_of("int8", observer, keep_float, allow_float),
+        "precision": precision_of("int8", observer, keep_float, allow_float, equalize),
         "calibration": calibration,
         "preprocess": image_of(mean, std, layout),
         "verify": verify,

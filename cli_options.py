@@ -41,6 +41,9 @@ KeepFloat = Annotated[
 AllowFloat = Annotated[
     bool, typer.Option("--allow-float", help="Keep in float what has no integer form, or is faster so here.")
 ]
+Equalize = Annotated[
+    bool, typer.Option("--equalize", help="Make channels of layers that follow one another alike before int8.")
+]
 Evaluate = Annotated[
     str | None,
     typer.Option(
@@ -86,6 +89,7 @@ def precision_of(
     observer: str | None = None,
     keep_float: list[str] | None = None,
     allow_float: bool = False,
+    equalize: bool = False,
     evaluate: str | None = None,
     max_drop: float | None = None,
     no_measure: bool = False,
@@ -99,9 +103,16 @@ def precision_of(
             evaluate=None if evaluate is None else _function(evaluate),
             max_drop=max_drop,
             measure=not no_measure,
+            equalize=equalize,
         )
-    given = {"--observer": observer, "--keep-float": keep_float, "--allow-float": allow_float, "--evaluate": evaluate}
-    for option, value in {**given, "--max-drop": max_drop is not None, "--no-measure": no_measure}.items():
+    given: dict[str, object] = {
+        "--observer": observer,
+        "--keep-float": keep_float,
+        "--allow-float": allow_float,
+        "--evaluate": evaluate,
+    }
+    given |= {"--max-drop": max_drop is not None, "--no-measure": no_measure, "--equalize": equalize}
+    for option, value in given.items():
         if value:
             raise OptionError(f"{option} means nothing for {precision!r}.", "Give --precision int8 with it.")
     return precision

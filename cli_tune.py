@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from .cli_options import (
     AllowFloat,
     Calibration,
+    Equalize,
     Eval,
     Evaluate,
     Inputs,
@@ -73,6 +74,7 @@ def model(
     observer: Observer = None,
     keep_float: KeepFloat = None,
     allow_float: AllowFloat = False,
+    equalize: Equalize = False,
     evaluate: Evaluate = None,
     max_drop: MaxDrop = None,
     no_measure: NoMeasure = False,
@@ -99,7 +101,9 @@ def model(
         "metaschedule": metaschedule,
         "target": target,
         "threads": threads,
-        "precision": precision_of(precision, observer, keep_float, allow_float, evaluate, max_drop, no_measure),
+        "precision": precision_of(
+            precision, observer, keep_float, allow_float, equalize, evaluate, max_drop, no_measure
+        ),
         "calibration": calibration,
         "numerics": numerics,
         "preprocess": image_of(mean, std, layout),

@@ -6,16 +6,19 @@ compile_model = backend.compile ∘ group ∘ check_supported ∘ lower_precisio
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch.export import ExportedProgram
 
 from .backends.partition import Supports, partition
 from .errors import ModelError, OptionError, TrainModeError, UnsupportedOperators
-from .ir.capture import capture
+from .ir.capture import capture, load_exported
 from .ir.image import Image
 from .ir.program import Program, Stage
 from .models import example_inputs, load_data, load_model
@@ -137,7 +140,7 @@ def rewrite_model(
     return run_passes(program, pipeline(passes), verify=verify)
 
 
-def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None) -> Program:
+def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, name: str | None = None) -> Program:
     """A Program from whatever `planish.compile` takes."""
     if not (inputs is None or isinstance(inputs, torch.Tensor | tuple | list)):
         raise OptionError(
@@ -151,16 +154,25 @@ def capture_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None) -> 
         )
     if isinstance(model, BringsIntegers):
         raise ModelError("A fake-quantized module is compiled to integers alone.", "Give precision='int8'.")
-    return capture(model, () if inputs is None else inputs, kwargs)
+    return capture(model, () if inputs is None else inputs, kwargs, name=name)
 
 
 def captured_with(
     model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, image: Image | None
 ) -> tuple[Program, list[torch.Tensor] | None]:
-    """What the model does with `image` in front of it, and the example inputs in its order, if there are any."""
+    """What the model does with `image` in front of it, and the example inputs in its order, if there are any.
+
+    What was exported brings its own, unless it was stripped of them.
+    """
     if image is not None:
         inputs, kwargs = model_inputs((inputs, kwargs), image)
-    program, examples = capture_model(model, inputs, kwargs), None
+    if isinstance(model, str | os.PathLike):
+        model, name = load_exported(model), Path(model).stem
+    else:
+        name = None
+    program, examples = capture_model(model, inputs, kwargs, name), None
+    if isinstance(model, ExportedProgram) and inputs is None and kwargs is None:
+        inputs, kwargs = model.example_inputs or (None, None)
     if inputs is not None or kwargs is not None:
         args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs or ())
         examples = program.signature.flatten(args, kwargs)

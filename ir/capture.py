@@ -81,6 +81,11 @@ def capture_exported(exported: ExportedProgram, *, name: str | None = None) -> P
 
 def capture_file(path: str | os.PathLike[str], *, name: str | None = None) -> Program:
     """A Program from a file that `torch.export.save` wrote."""
+    return capture_exported(load_exported(path), name=name or Path(path).stem)
+
+
+def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
+    """What `torch.export.save` wrote. Raises ModelError."""
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"There is no file {str(path)!r}.", "Pass the path of a file written by torch.export.save.")
@@ -88,13 +93,12 @@ def capture_file(path: str | os.PathLike[str], *, name: str | None = None) -> Pr
         with quiet():
             import torch.ao.quantization.fx._decomposed  # Q/DQ operators, which a file may hold
 
-            exported = torch.export.load(path)
+            return torch.export.load(path)
     except Exception as error:
         raise ModelError(
             f"{str(path)!r} is not a .pt2 file that this torch {torch.__version__} reads: {_first_line(error)}",
             "Write it with torch.export.save(torch.export.export(model, args), path) and the same torch version.",
         ) from error
-    return capture_exported(exported, name=name or path.stem)
 
 
 def capture_dynamo(

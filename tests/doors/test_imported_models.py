@@ -41,7 +41,10 @@ def test_compiled_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     torch.export.save(torch.export.export(quantized, (x,)), "net.pt2")
     assert status(["compile", "net.pt2", "-o", "net.planish", "--precision", "int8"]) == 0
-    assert torch.equal(torch.as_tensor(planish.load("net.planish")(x)), torch.as_tensor(compiled(x)))
+    loaded = planish.load("net.planish")
+    assert torch.equal(torch.as_tensor(loaded(x)), torch.as_tensor(compiled(x)))
+    assert loaded.report.fidelity is not None  # measured on the inputs that it was exported with
+    assert loaded.report.fidelity.layers == fidelity.layers
 
 
 def test_what_needs_data_or_other_scales_says_so() -> None:
@@ -58,7 +61,9 @@ def test_what_needs_data_or_other_scales_says_so() -> None:
 def test_a_file_without_inputs_cannot_be_measured(how: dict[str, Any], tmp_path: Path) -> None:
     """Nothing says which layers to keep in float; without measuring, only those stay that have no integer form."""
     x = images()[0]
-    torch.export.save(torch.export.export(converted(mlp(), "xnnpack"), (x,)), tmp_path / "net.pt2")
+    exported = torch.export.export(converted(mlp(), "xnnpack"), (x,))
+    exported.example_inputs = None
+    torch.export.save(exported, tmp_path / "net.pt2")
     with pytest.raises(OptionError, match=f"{next(iter(how))}.*without inputs"):
         planish.compile(tmp_path / "net.pt2", precision=planish.Quantization(**how))
     if "evaluate" not in how:

@@ -358,6 +358,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert " ms in float" not in capsys.readouterr().out
     assert status(["inspect", "net.planish"]) == 0
     assert "refused: evaluate rises from -" in capsys.readouterr().out
+    assert status([*made, *integers, "--no-measure", "--equalize"]) == 0
+    assert planish.load("net.planish").manifest["options"]["quantization"]["equalize"]
     for arguments, error in [
         (["--precision", "int8"], "precision='int8' needs calibration data"),
         (["--precision", "int8", "--calibration", "y.npz"], "There is no file y.npz"),
@@ -367,6 +369,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         (["--allow-float"], "--allow-float means nothing for 'float32'"),
         (["--evaluate", "integer_net:score"], "--evaluate means nothing for 'float32'"),
         (["--max-drop", "0"], "--max-drop means nothing for 'float32'"),
+        (["--equalize"], "--equalize means nothing for 'float32'"),
         (["--no-measure"], "--no-measure means nothing for 'float32'"),
         ([*integers, "--max-drop", "0"], "max_drop=0.0 is a drop of nothing"),
         ([*integers, "--evaluate", "score"], "'score' is no function"),
