@@ -80,8 +80,7 @@ def to_layout(array: np.ndarray, layout: str) -> np.ndarray:
         return array.copy(order="C")  # ascontiguousarray would make a scalar one-dimensional
     block = block_of(layout)
     blocks = -(-array.shape[1] // block)
-    fill = np.nan if array.dtype.kind == "f" else 1 if array.dtype.kind == "b" else np.iinfo(array.dtype).max
-    padded = np.full((array.shape[0], blocks * block, *array.shape[2:]), fill, array.dtype)
+    padded = forgotten((array.shape[0], blocks * block, *array.shape[2:]), array.dtype)
     padded[:, : array.shape[1]] = array
     split = padded.reshape(array.shape[0], blocks, block, *array.shape[2:])
     return np.ascontiguousarray(np.moveaxis(split, 2, -1))
@@ -130,8 +129,7 @@ class Built:
         """A buffer for the result, full of NaN."""
         out = self.task.output
         dtype = np.dtype(memory_dtype(out.dtype))
-        fill = np.nan if dtype.kind == "f" else 1 if dtype.kind == "b" else np.iinfo(dtype).max
-        return aligned(np.full(physical_shape(out.shape, self.lowered.output), fill, dtype), 4 if out.external else 0)
+        return aligned(forgotten(physical_shape(out.shape, self.lowered.output), dtype), 4 if out.external else 0)
 
     def _argument(self, arg: int | Packed, inputs: Sequence[torch.Tensor], offset: int) -> Any:
         if isinstance(arg, Packed):
@@ -140,12 +138,17 @@ class Built:
         return aligned(to_layout(in_memory(inputs[arg]), value.layout), offset if value.external else 0)
 
 
+def forgotten(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """What nobody has written: NaN, or the largest number."""
+    return np.full(shape, np.nan if dtype.kind == "f" else 1 if dtype.kind == "b" else np.iinfo(dtype).max, dtype)
+
+
 def derive(arg: Packed, weight: np.ndarray, target: Target) -> Any:
-    """The argument as loading an artifact makes it of what is stored; NaN where it forgets an element."""
+    """The argument as loading an artifact makes it of what is stored; `forgotten` where it leaves one out."""
     stored = aligned(arg.pack(weight))
     if arg.derive is None:
         return stored
-    made = aligned(np.full(arg.derive.shape, np.nan, arg.derive.dtype))
+    made = aligned(forgotten(arg.derive.shape, np.dtype(arg.derive.dtype)))
     tvm.compile(tvm.IRModule({"main": arg.derive.func}), target=target.tvm_target())["main"](stored, made)
     return made
 

@@ -94,7 +94,8 @@ def task_key(task: Task) -> tuple[object, ...]:
         )
         if node.op == "placeholder":
             body.pop()
-            body.append(("placeholder", node.meta.get("shifts"), node.meta.get("small")))
+            known = (node.meta.get(what) for what in ("shifts", "small", "sum_bits"))
+            body.append(("placeholder", *known))
     values = tuple((v.shape, v.dtype, v.layout, v.external) for v in task.inputs)
     made = (task.output.shape, task.output.dtype, task.hint)
     return (task.region.kind, tuple(body), values, task.constants, *made, task.numerics, task.within)

@@ -1,7 +1,9 @@
-"""What a kernel may know of the shifts of a requantization: kernels do not see constants, and equal ones are shared.
+"""What a kernel may know of constants of integers: kernels do not see them, and equal kernels are shared.
 
     placeholder.meta["shifts"] == (least, most)        =>  least <= every shift that it stands for <= most
     placeholder.meta["small"]                          =>  every multiplier of a sum that it stands for has 26 bits
+    placeholder.meta["sum_bits"] == bits               =>  |sum of any channel of this convolution's weight, without its
+                                                           bias| < 2^bits, whatever the codes of its input are
 
 The range is one of RANGES, the first that holds them all, so that kernels differ for a reason only. From 33 on the
 upper half of the product alone decides (`ir/dyadic.py`), and from 28 on that of a sum whose small multiplier has room
@@ -29,6 +31,9 @@ _FACTORS = {"add": (2, 3)}
 """Which are multipliers that may be small."""
 _SMALL = 2**26
 
+SUM_BITS = (25, 28, 29)
+"""What is left of 32 bits where sums are multiples of 64, 8 or 4 (kernels of Winograd's in whole numbers)."""
+
 
 def note_shifts(body: fx.Graph, sources: Mapping[fx.Node, fx.Node], weights: Mapping[str, torch.Tensor]) -> None:
     """Note it on the placeholders of a region; `sources` are the nodes that they stand for."""
@@ -48,6 +53,23 @@ def note_shifts(body: fx.Graph, sources: Mapping[fx.Node, fx.Node], weights: Map
             holder, constant = held(node, place)
             if constant is not None:
                 holder.meta["small"] = is_small(constant)
+        if name == "convolution":
+            holder, constant = held(node, 1)
+            bits = None if constant is None or node.args[7] else sum_bits(constant, node.args[3])
+            if bits is not None:
+                holder.meta["sum_bits"] = bits
+
+
+def sum_bits(weight: torch.Tensor, x_zero: int) -> int | None:
+    """The first of SUM_BITS that holds Σ w·(x - x_zero) of every output channel, x in 0..255; None if none does.
+
+    The sum lies between -(x_zero Σw⁺ + (255 - x_zero) Σw⁻) and (255 - x_zero) Σw⁺ + x_zero Σw⁻, padding included.
+    """
+    rows = weight.to(torch.int64).flatten(1)
+    up, down = rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1)
+    low, high = x_zero, 255 - x_zero
+    most = int(torch.maximum(low * up + high * down, high * up + low * down).amax()) if rows.numel() else 0
+    return next((bits for bits in SUM_BITS if most < 2**bits), None)
 
 
 def is_small(multipliers: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ from kernel_case import HOST, Built, aten, build, derive, in_memory, loops, make
 
 from planish.backends.tvm.kernels.conv import Conv, read_conv
 from planish.backends.tvm.kernels.winograd import Winograd
-from planish.backends.tvm.kernels.winograd_cost import _blockings, pays, plan_blocking
+from planish.backends.tvm.kernels.winograd_cost import FLOATS, PAIRS_DIRECT, _blockings, pays, plan_blocking
 from planish.backends.tvm.kernels.winograd_points import Axial, Form, apply, matrices
 from planish.backends.tvm.kernels.winograd_weights import packed_weight, transform
 from planish.backends.tvm.template import Refused
@@ -182,7 +182,7 @@ def test_one_nan_spoils_no_tile_that_does_not_see_it(m: int) -> None:
 def test_every_blocking_gives_the_same_bits(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, fn = layer((1, 33, 10, 11), 70), conv([1, 1])
     task = make_task(fn, inputs, (1, 2), anchor=CONV)
-    plans = list(_blockings(geometry(inputs, [1, 1]), m, HOST))
+    plans = list(_blockings(geometry(inputs, [1, 1]), m, HOST, FLOATS))
     assert len({(p.tile_blocks, p.groups, p.rows) for p in plans}) > 4
     picked = [plans[0], plans[-1], *plans[1 : -1 : max(1, len(plans) // 4)]]
     picked.append(replace(plans[-1], tile_blocks=2))  # two sizes of blocks or an even cut, as the tiles divide
@@ -317,9 +317,11 @@ def test_pays_where_arithmetic_is_the_limit() -> None:
 def test_pays_against_pairs_of_bfloat16() -> None:
     zen = replace(HOST, cpu="znver4", features=HOST.features | {"avx512f", "avx2"}, threads=2)
     layers = [geometry(layer((1, c, s, s), c), [1, 1]) for c, s in [(64, 56), (128, 28), (256, 14), (512, 7)]]
-    assert [pays(g, zen, 4, dots=True) for g in layers] == [True, True, True, False]
+    assert [pays(g, zen, 4, PAIRS_DIRECT) for g in layers] == [True, True, True, False]
     assert [pays(g, zen, 2) for g in layers] == [False, False, False, True]
-    assert not any(pays(g, zen, 2, dots=True) for g in layers)  # 2.25 times fewer multiplications, each at half speed
+    assert not any(
+        pays(g, zen, 2, PAIRS_DIRECT) for g in layers
+    )  # 2.25 times fewer multiplications, each at half speed
 
 
 def test_scratch_fits_the_second_level_cache() -> None:

@@ -9,7 +9,7 @@ from zoo.integer_network import integer_network
 
 from planish.ir.program import Region
 from planish.ir.text import parse_program
-from planish.passes.group.shifts import is_small, shift_range
+from planish.passes.group.shifts import is_small, shift_range, sum_bits
 from planish.passes.manager import run_passes
 from planish.passes.pipelines import GROUP
 
@@ -69,6 +69,30 @@ def test_ranges(shifts: list[int], expected: tuple[int, int]) -> None:
 def test_small_multipliers() -> None:
     assert is_small(torch.tensor([2**26 - 1, 1 - 2**26]))
     assert not is_small(torch.tensor([0, -(2**26)]))
+
+
+@pytest.mark.parametrize(
+    ("weight", "zero", "bits"),
+    [
+        ([127] * 1036, 0, 25), ([127] * 1037, 0, 28), ([-127] * 1036, 255, 25), ([127, -127] * 1036, 0, 25),
+        ([127, -127] * 518, 255, 25), ([127, -127] * 518, 128, 25), ([127, -127] * 519, 0, 25),
+        ([127] * 2064, 127, 25), ([127] * 2065, 127, 28), ([127] * 16577, 0, 29), ([127] * 16578, 0, None),
+    ],
+)  # fmt: skip
+def test_bits_of_sums(weight: list[int], zero: int, bits: int | None) -> None:
+    """127 · 255 · 1036 = 33,550,860 < 2^25 = 33,554,432."""
+    assert sum_bits(torch.tensor([weight, [1] * len(weight)], dtype=torch.int8), zero) == bits
+
+
+def test_bits_of_sums_are_noted_on_the_weight() -> None:
+    text = """program(%x: u8[1, 2, 4, 4]) quantized {{
+  @w: i8[2, 2, 3, 3]
+  %y: i32[1, 2, {0}, {0}] = planish::convolution(%x, @w, none, 7, [1, 1], [0, 0], [1, 1], {1}, [0, 0], 1)
+  return %y
+}}"""
+    weight = torch.ones(2, 2, 3, 3, dtype=torch.int8)
+    assert holder(*regions_of(text.format(2, "false"), w=weight), "w").meta["sum_bits"] == 25
+    assert "sum_bits" not in holder(*regions_of(text.format(6, "true"), w=weight), "w").meta
 
 
 def test_a_table_that_is_computed_is_read_at_places_of_its_own() -> None:

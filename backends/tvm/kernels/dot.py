@@ -95,7 +95,7 @@ class Vnni:
 
     def parts(self, quad: Sequence[Expr]) -> list[tuple[tuple[int, ...], Expr]]:
         """One word of four bytes."""
-        return [((), _joined([tirx.Cast("uint8", byte) for byte in quad], 8))]
+        return [((), joined([tirx.Cast("uint8", byte) for byte in quad], 8))]
 
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """One instruction."""
@@ -131,7 +131,7 @@ class Halves:
     def parts(self, quad: Sequence[Expr]) -> list[tuple[tuple[int, ...], Expr]]:
         """Words of the even bytes and of the odd ones, as int16."""
         halves = [tirx.Cast("uint16", tirx.Cast("int16", byte)) for byte in quad]
-        return [((odd,), _joined(halves[odd::2], 16)) for odd in (0, 1)]
+        return [((odd,), joined(halves[odd::2], 16)) for odd in (0, 1)]
 
     def add(self, total: Buffer, quad: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """Two products of pairs."""
@@ -145,6 +145,41 @@ class Halves:
             x = tirx.reinterpret(f"int16x{2 * lanes}", half)
             value = wrapped(value, T.call_llvm_pure_intrin(call, x, held, dtype=f"int32x{lanes}"))
         T.buffer_store(total, value, [every])
+
+
+@dataclass(frozen=True)
+class ShortPairs:
+    """Products of two int16 at a time: vpdpwssd, or vpmaddwd and an addition.
+
+    sum[v] += x[0] w[0, v] + x[1] w[1, v]        sums int32 that wrap; two x, and two w, are read as one int32
+    """
+
+    lanes: int
+    dots: bool
+
+    @property
+    def instructions(self) -> int:
+        """For a vector of sums."""
+        return 1 if self.dots else 2
+
+    def add(self, total: Buffer, pair: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
+        """total[v] += pair · weights[place, v]."""
+        lanes, every = self.lanes, tirx.Ramp(0, 1, self.lanes)
+        x = tirx.reinterpret(f"int16x{2 * lanes}", tirx.Broadcast(pair, lanes))
+        held = tirx.reinterpret(f"int16x{2 * lanes}", weights[(*place, every)])
+        if self.dots:
+            call = T.llvm_lookup_intrinsic_id(f"llvm.x86.avx512.vpdpwssd.{32 * lanes}")
+            value = T.call_llvm_pure_intrin(call, total[every], x, held, dtype=f"int32x{lanes}")
+        else:
+            call = T.llvm_lookup_intrinsic_id(_MULTIPLY[lanes])
+            value = wrapped(total[every], T.call_llvm_pure_intrin(call, x, held, dtype=f"int32x{lanes}"))
+        T.buffer_store(total, value, [every])
+
+
+def short_pairs(target: Target, lanes: int) -> ShortPairs | None:
+    """How this CPU multiplies pairs of int16, if it does."""
+    ways = {Vnni: ShortPairs(lanes, True), Halves: ShortPairs(lanes, False)}
+    return ways.get(type(products(target, lanes)))
 
 
 @dataclass(frozen=True)
@@ -179,7 +214,7 @@ class Single:
         T.buffer_store(total, value, [every])
 
 
-def _joined(parts: Sequence[Expr], bits: int) -> Expr:
+def joined(parts: Sequence[Expr], bits: int) -> Expr:
     """Unsigned parts as one int32, the first lowest."""
     whole = tirx.Cast("uint32", parts[0])
     for number, part in enumerate(parts[1:], 1):

@@ -25,6 +25,7 @@ from .softmax import Softmax
 from .softmax_integer import SoftmaxInteger
 from .spatial_mean import SpatialMean
 from .winograd import Winograd
+from .winograd_integer import WinogradInteger
 
 TEMPLATES: tuple[Template, ...] = (
     DepthwiseInteger(),
@@ -32,6 +33,8 @@ TEMPLATES: tuple[Template, ...] = (
     Winograd(4),  # refuses what direct convolution should do faster, and numerics="strict"
     Winograd(2),
     ConvDirect(),
+    WinogradInteger(4),  # refuses what direct convolution should do faster
+    WinogradInteger(2),
     ConvInteger(),
     ConvTransposed(),
     Gemm(),  # before Matmul, which would pack its constant weight at run time

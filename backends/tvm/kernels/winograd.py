@@ -39,8 +39,8 @@ from .conv import Conv, pack_bias, read_conv
 from .emit import Buffer, Expr, Function, PackedArg, const
 from .tiles import L2_BYTES
 from .window import Axis, Run, runs
-from .winograd_cost import Blocking, blocking_of, blockings_to_try, pays, plan_blocking, suits
-from .winograd_points import apply, matrices
+from .winograd_cost import FLOATS, PAIRS_DIRECT, Blocking, blocking_of, blockings_to_try, pays, plan_blocking, suits
+from .winograd_points import FLOAT, apply, matrices
 from .winograd_weights import packed_weight
 
 PART = 32
@@ -67,7 +67,7 @@ class Winograd:
         if reason := suits(conv, self.m):
             return Refused(reason)
         dots = task.inputs[conv.x].dtype == "bfloat16" and has_dot(task.target)
-        if not self._anywhere and not pays(conv, task.target, self.m, dots):
+        if not self._anywhere and not pays(conv, task.target, self.m, PAIRS_DIRECT if dots else FLOATS):
             return Refused("direct convolution should be faster")
         return wants_blocked(task, {conv.x: (f"c{task.target.block}",)})
 
@@ -75,27 +75,35 @@ class Winograd:
         """In how many blocks the tiles are cut, register tiles, and how many tasks share a block's output channels."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)
-        return distinct(_choice(blocking) for blocking in blockings_to_try(conv, self.m, task.target))
+        return distinct(choice_of(blocking) for blocking in blockings_to_try(conv, self.m, task.target))
 
     def emit(self, task: Task, choice: Choice | None = None) -> Lowered:
         """Choose the blocks, then write the kernel."""
         conv = read_conv(task)
         assert isinstance(conv, Conv)
         if choice is None:
-            return _Kernel(task, conv, plan_blocking(conv, self.m, task.target)).lower()
-        cut = int(choice["cut"]), str(choice["tile"]), int(choice["groups"])
-        return _Kernel(task, conv, blocking_of(conv, self.m, task.target, *cut)).lower()
+            return WinogradKernel(task, conv, plan_blocking(conv, self.m, task.target)).lower()
+        return WinogradKernel(task, conv, blocking_of(conv, self.m, task.target, cut_of(choice))).lower()
 
 
-def _choice(blocking: Blocking) -> Choice:
+def choice_of(blocking: Blocking) -> Choice:
     """A blocking as tuning writes it."""
     return {"cut": blocking.tile_blocks, "tile": f"{blocking.rows}x{blocking.blocks}", "groups": blocking.groups}
 
 
-class _Kernel:
+def cut_of(choice: Choice) -> tuple[int, str, int]:
+    """What `blocking_of` makes the blocking of."""
+    return int(choice["cut"]), str(choice["tile"]), int(choice["groups"])
+
+
+class WinogradKernel:
     """The kernel of one task, for one blocking."""
 
+    patch_dtype, product_dtype = "float32", "float32"
+    patch_arithmetic = FLOAT
+
     def __init__(self, task: Task, conv: Conv, blocking: Blocking) -> None:
+        """Geometry, once for all that is emitted."""
         self.task, self.conv, self.blocking = task, conv, blocking
         self.form = blocking.form
         self.sides = matrices(self.form.height), matrices(self.form.width)
@@ -107,7 +115,7 @@ class _Kernel:
         height, width = conv.axes[1:]
         tiles = -(-height.out // self.form.height.outputs), -(-width.out // self.form.width.outputs)
         self.grid = (conv.batch, *tiles)
-        matrix = 4 * conv.channels * self.columns
+        matrix = blocking.numbers.bytes * conv.channels * self.columns
         large = matrix * self.form.points * blocking.chunks > L2_BYTES
         self.ahead = matrix // LINE if large else 0  # while one matrix is multiplied, the next one comes
 
@@ -126,15 +134,15 @@ class _Kernel:
             h, w = conv.axes[1].size, conv.axes[2].size
             self.x = f.alias(f.inputs[conv.x], (conv.batch, self.in_blocks, h, w, self.block))
             self._emit()
-        return Lowered(f.func, f.args, self.layout, _choice(blocking))
+        return Lowered(f.func, f.args, self.layout, choice_of(blocking))
 
     def _emit(self) -> None:
         """The parallel loop over groups of output channels and blocks of tiles."""
         f, plan = self.f, self.blocking
         with f.parallel(plan.groups * plan.tile_blocks) as task:
             group, block = f.unravel(task, [plan.groups, plan.tile_blocks])
-            patches = f.scratch((self.form.points, plan.tiles, plan.patch_stride))
-            products = f.scratch((self.form.points, plan.tiles, self.columns))
+            patches = f.scratch((self.form.points, plan.tiles, plan.patch_stride), self.patch_dtype)
+            products = f.scratch((self.form.points, plan.tiles, self.columns), self.product_dtype)
             first, larger = f.let(block * plan.fewest + tirx.min(block, plan.larger)), block < plan.larger
             count = f.let(plan.fewest + tirx.if_then_else(larger, 1, 0)) if plan.larger else plan.fewest
             self._transform_patches(patches, first, count)
@@ -150,13 +158,13 @@ class _Kernel:
         """V[p, tile, c] of the block's tiles; what lies outside the image is zero and never read."""
         f, (_, h, w), form = self.f, self.conv.axes, self.form
         size = form.height.points, form.width.points
-        copy = f.scratch((*size, self.block))
+        copy = f.scratch((*size, self.block), self.patch_dtype)
         with f.serial(self.in_blocks) as channel, f.serial(count) as tile:
             n, ty, tx = f.unravel(first + tile, self.grid)
             y, x = f.let(ty * form.height.outputs - h.pad), f.let(tx * form.width.outputs - w.pad)
 
             def inside() -> None:
-                self._patch(patches, tile, channel, lambda i, j, v: self.x[n, channel, y + i, x + j, v])
+                self._patch(patches, tile, channel, lambda i, j, v: self._pixel((n, channel, y + i, x + j, v)))
 
             def border() -> None:
                 self._copy_patch(copy, n, channel, y, x)
@@ -171,21 +179,27 @@ class _Kernel:
 
         def fill(i: Expr, j: Expr, real: bool) -> None:
             with f.lanes(self.block) as v:
-                f.store(copy, self.x[n, channel, y + i, x + j, v] if real else const(0.0), [i, j, v])
+                outside = const(0, self.patch_dtype)
+                f.store(copy, self._pixel((n, channel, y + i, x + j, v)) if real else outside, [i, j, v])
 
         with f.serial(self.form.height.points) as i, f.serial(self.form.width.points) as j:
             seen = tirx.all(y + i >= 0, y + i < h.size, x + j >= 0, x + j < w.size)
             f.branches([(seen, partial(fill, i, j, True)), (True, partial(fill, i, j, False))])
 
+    def _pixel(self, place: tuple[Expr, ...]) -> Expr:
+        """What is transformed."""
+        return self.x[place]
+
     def _patch(self, patches: Buffer, tile: Expr, channel: Expr, load: Any) -> None:
         """B^T d B of one patch and one block of channels."""
         f, rows, columns = self.f, self.form.height.points, self.form.width.points
         down, across = (side.patch for side in self.sides)
+        using = self.patch_arithmetic
         with f.lanes(self.block) as v:
-            half = [apply(down, [once(load(i, j, v)) for i in range(rows)]) for j in range(columns)]
+            half = [apply(down, [once(load(i, j, v)) for i in range(rows)], using) for j in range(columns)]
             named = [[once(value) for value in column] for column in half]
             for i in range(rows):
-                for j, value in enumerate(apply(across, [named[k][i] for k in range(columns)])):
+                for j, value in enumerate(apply(across, [named[k][i] for k in range(columns)], using)):
                     f.store(patches, value, [i * columns + j, tile, channel * self.block + v])
 
     def _multiply(self, patches: Buffer, products: Buffer, chunk: Expr, count: int) -> None:

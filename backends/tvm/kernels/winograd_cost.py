@@ -62,6 +62,28 @@ _ONE_FMA = ("znver4",)
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """What is multiplied: `depth` channels in so many `instructions`, transformed weights of `bytes` each.
+
+    Direct convolution takes `direct` instructions and `direct_bytes` for a channel, `spread` is what the transforms
+    take of those of float32.
+    """
+
+    whole: bool = False
+    depth: int = 1
+    instructions: int = 1
+    bytes: int = 4
+    direct: float = 1.0
+    direct_bytes: float = 4.0
+    spread: float = 1.0
+
+
+FLOATS = Numbers()
+PAIRS_DIRECT = Numbers(direct=0.5, direct_bytes=2.0)
+"""Direct convolution multiplies pairs of bfloat16; transformed values are float32."""
+
+
+@dataclass(frozen=True)
 class Blocking:
     """`tile_blocks` blocks of tiles: `larger` of them have `fewest` + 1 tiles, the others `fewest`.
 
@@ -76,6 +98,7 @@ class Blocking:
     chunks: int
     chunks_per_group: int
     channels: int
+    numbers: Numbers = FLOATS
 
     @property
     def fewest(self) -> int:
@@ -100,15 +123,16 @@ class Blocking:
     @property
     def patch_stride(self) -> int:
         """Channels of V in memory: an odd number of cache lines, so that rows fall into different sets."""
-        return (-(-self.channels // 16) | 1) * 16
+        line = 64 // self.numbers.bytes
+        return (-(-self.channels // line) | 1) * line
 
 
-def suits(conv: Conv, m: int) -> str | None:
+def suits(conv: Conv, m: int, whole: bool = False) -> str | None:
     """Why a convolution cannot be computed this way, or None. One over a volume of one slice is one over an image."""
     _, height, width = conv.axes
     if conv.axes[0] != Axis(1, 1):
         return "it is not over an image"
-    if form_of((height.kernel, width.kernel), m) is None:
+    if form_of((height.kernel, width.kernel), m, whole) is None:
         return f"kernel {height.kernel}x{width.kernel} has no short form with tiles of {m}"
     if conv.groups != 1:
         return f"{conv.groups} groups"
@@ -117,34 +141,36 @@ def suits(conv: Conv, m: int) -> str | None:
     return None
 
 
-def plan_blocking(conv: Conv, m: int, target: Target) -> Blocking:
+def plan_blocking(conv: Conv, m: int, target: Target, numbers: Numbers = FLOATS) -> Blocking:
     """The blocking with the fewest cycles."""
-    return min(_blockings(conv, m, target), key=lambda b: cycles(b, target))
+    return min(_blockings(conv, m, target, numbers), key=lambda b: cycles(b, target))
 
 
-def blockings_to_try(conv: Conv, m: int, target: Target, count: int = 8) -> list[Blocking]:
+def blockings_to_try(conv: Conv, m: int, target: Target, numbers: Numbers = FLOATS, count: int = 8) -> list[Blocking]:
     """The blockings of fewest cycles, the first of them also with other register tiles."""
-    few = sorted(_blockings(conv, m, target), key=lambda b: cycles(b, target))[:count]
+    few = sorted(_blockings(conv, m, target, numbers), key=lambda b: cycles(b, target))[:count]
     best = few[0]
     out_blocks = best.chunks * best.blocks
     product = _product(best.tiles, out_blocks, conv.channels, best.form, target)
     tiles = tiles_to_try(product, target, Tile(best.rows, best.blocks, target.block), count)
     names = (f"{tile.rows}x{tile.blocks}" for tile in tiles)
-    return [*few, *(blocking_of(conv, m, target, best.tile_blocks, name, best.groups) for name in names)]
+    return [*few, *(blocking_of(conv, m, target, (best.tile_blocks, name, best.groups), numbers) for name in names)]
 
 
-def blocking_of(conv: Conv, m: int, target: Target, tile_blocks: int, tile: str, groups: int) -> Blocking:
-    """The blocking that a choice names."""
+def blocking_of(conv: Conv, m: int, target: Target, cut: tuple[int, str, int], numbers: Numbers = FLOATS) -> Blocking:
+    """The blocking that a choice names: blocks of tiles, register tile, groups."""
+    tile_blocks, tile, groups = cut
     register = Tile.parse(tile, target.block)
-    form = _form(conv, m)
+    form = _form(conv, m, numbers)
     chunks = -(-conv.out_channels // target.block) // register.blocks
     each = -(-chunks // groups)
-    return Blocking(form, _tiles(conv, form), tile_blocks, register.rows, register.blocks, chunks, each, conv.channels)
+    sizes = (_tiles(conv, form), tile_blocks, register.rows, register.blocks, chunks, each, conv.channels)
+    return Blocking(form, *sizes, numbers)
 
 
-def _blockings(conv: Conv, m: int, target: Target) -> Iterator[Blocking]:
+def _blockings(conv: Conv, m: int, target: Target, numbers: Numbers) -> Iterator[Blocking]:
     """All blockings whose scratch fits; at least one tile at a time."""
-    form = _form(conv, m)
+    form = _form(conv, m, numbers)
     total = _tiles(conv, form)
     out_blocks = -(-conv.out_channels // target.block)
     found = False
@@ -152,16 +178,16 @@ def _blockings(conv: Conv, m: int, target: Target) -> Iterator[Blocking]:
         largest = -(-total // tile_blocks)
         tile = choose(_product(largest, out_blocks, conv.channels, form, target), target, target.block)
         chunks = out_blocks // tile.blocks
-        bytes_ = 4 * form.points * largest * (conv.channels + 16 + tile.columns)
+        bytes_ = form.points * largest * (numbers.bytes * (conv.channels + 16) + 4 * tile.columns)
         if bytes_ > _SCRATCH_BYTES and found:
             return
         found = True
         for each in sorted({-(-chunks // g) for g in range(1, chunks + 1)}):
-            yield Blocking(form, total, tile_blocks, tile.rows, tile.blocks, chunks, each, conv.channels)
+            yield Blocking(form, total, tile_blocks, tile.rows, tile.blocks, chunks, each, conv.channels, numbers)
 
 
-def _form(conv: Conv, m: int) -> Form:
-    form = form_of((conv.axes[1].kernel, conv.axes[2].kernel), m)
+def _form(conv: Conv, m: int, numbers: Numbers) -> Form:
+    form = form_of((conv.axes[1].kernel, conv.axes[2].kernel), m, numbers.whole)
     assert form is not None, conv
     return form
 
@@ -177,13 +203,13 @@ def _product(tiles: int, out_blocks: int, channels: int, form: Form, target: Tar
 def cycles(plan: Blocking, target: Target) -> float:
     """Cycles of one thread, weights in the last-level cache."""
     per_block = max(1, target.block // target.lanes)
-    points, vectors = plan.form.points, plan.blocks * per_block
-    fmas = _fmas(target)
+    numbers, points, vectors = plan.numbers, plan.form.points, plan.blocks * per_block
+    fmas = _fmas(target) / numbers.instructions
     widths = split_evenly(plan.tiles, plan.rows)
     step = sum(max(w * vectors / fmas, w / 2 + 2 * vectors, 4) + 0.5 for w in widths)
-    weights = points * plan.channels * plan.blocks * target.block * 4
-    products = max(points * plan.channels * step, weights / _CACHE_BYTES)
-    patches = plan.tiles * -(-plan.channels // target.block) * per_block * _patch(plan.form)
+    weights = points * plan.channels * plan.blocks * target.block * numbers.bytes
+    products = max(points * -(-plan.channels // numbers.depth) * step, weights / _CACHE_BYTES)
+    patches = plan.tiles * -(-plan.channels // target.block) * per_block * _patch(plan.form) * numbers.spread
     waves = -(-plan.tile_blocks * plan.groups // target.threads)
     return waves * (patches + plan.chunks_per_group * (products + plan.tiles * vectors * _back(plan.form)))
 
@@ -202,34 +228,34 @@ def _back(form: Form) -> float:
     return _TERM * count + _STORED * (form.points + form.outputs)
 
 
-def pays(conv: Conv, target: Target, m: int = 4, dots: bool = False) -> bool:
-    """Whether tiles of m are the fastest form, and faster than direct convolution, inside a network.
-
-    With `dots` direct convolution multiplies pairs of bfloat16.
-    """
-    if suits(conv, m) or min(conv.channels, conv.out_channels) < target.block:
+def pays(conv: Conv, target: Target, m: int = 4, numbers: Numbers = FLOATS) -> bool:
+    """Whether tiles of m are the fastest form, and faster than direct convolution, inside a network."""
+    if suits(conv, m, numbers.whole) or min(conv.channels, conv.out_channels) < target.block:
         return False
-    times = {other: _network_cycles(conv, other, target) for other in (4, 2) if not suits(conv, other)}
+    times = {
+        other: _network_cycles(conv, other, target, numbers)
+        for other in (4, 2)
+        if not suits(conv, other, numbers.whole)
+    }
     taps = prod(a.kernel for a in conv.axes)
-    pair = 2 if dots else 1
-    direct = _from_memory(direct_cycles(conv, target) / pair, conv, taps / pair)
+    direct = _from_memory(direct_cycles(conv, target) * numbers.direct, conv, taps * numbers.direct_bytes)
     return times[m] == min(times.values()) and times[m] < _GAIN * direct
 
 
-def _network_cycles(conv: Conv, m: int, target: Target) -> float:
+def _network_cycles(conv: Conv, m: int, target: Target, numbers: Numbers) -> float:
     """Cycles where the weights come from memory."""
-    plan = plan_blocking(conv, m, target)
-    return _from_memory(cycles(plan, target), conv, plan.form.points)
+    plan = plan_blocking(conv, m, target, numbers)
+    return _from_memory(cycles(plan, target), conv, plan.form.points * numbers.bytes)
 
 
-def _from_memory(cycles: float, conv: Conv, matrices: float) -> float:
-    """Cycles with so many channels x channels matrices of float32 fetched beside the arithmetic."""
-    fetch = 4 * conv.channels * conv.out_channels * matrices / _MEMORY_BYTES
+def _from_memory(cycles: float, conv: Conv, bytes_each: float) -> float:
+    """Cycles with so many bytes for each pair of channels fetched beside the arithmetic."""
+    fetch = conv.channels * conv.out_channels * bytes_each / _MEMORY_BYTES
     return max(cycles + _EXPOSED * fetch, fetch)
 
 
 def direct_cycles(conv: Conv, target: Target) -> float:
-    """Cycles of one thread of direct convolution."""
+    """Cycles of one thread of direct convolution of float32."""
     pixels, taps = conv.batch * prod(a.out for a in conv.axes), prod(a.kernel for a in conv.axes)
     vectors = -(-conv.out_channels // target.block) * max(1, target.block // target.lanes)
     return taps * pixels * vectors * conv.channels / _fmas(target) / _DIRECT / target.threads

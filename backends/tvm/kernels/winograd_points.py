@@ -39,6 +39,9 @@ PAIRS: dict[int, tuple[Fraction, ...]] = {
 MOST = {1: 10, 2: 6}
 """The largest t, by the number of axes that are transformed: what the error allows."""
 
+WHOLE_PAIRS: dict[int, tuple[Fraction, ...]] = {4: (Fraction(1),), 6: (Fraction(1), Fraction(2))}
+"""The same in whole numbers, which have no error (winograd_whole)."""
+
 
 @dataclass(frozen=True)
 class Axial:
@@ -46,6 +49,8 @@ class Axial:
 
     outputs: int
     taps: int
+    whole: bool = False
+    """With points that are whole numbers."""
 
     @property
     def points(self) -> int:
@@ -76,17 +81,17 @@ class Form:
         return self.height.taps * self.width.taps
 
 
-def form_of(kernel: tuple[int, int], m: int) -> Form | None:
+def form_of(kernel: tuple[int, int], m: int, whole: bool = False) -> Form | None:
     """Tiles of m outputs along each axis that has taps, or None where there are no points for it."""
-    axes = [Axial(1, 1) if taps == 1 else Axial(m, taps) for taps in kernel]
+    axes = [Axial(1, 1, whole) if taps == 1 else Axial(m, taps, whole) for taps in kernel]
     used = [axis.points for axis in axes if axis.taps > 1]
-    known = used and all(t in PAIRS and t <= MOST[len(used)] for t in used)
+    known = used and all(t in (WHOLE_PAIRS if whole else PAIRS) and t <= MOST[len(used)] for t in used)
     return Form(*axes) if known else None
 
 
 def finite_points(axis: Axial) -> tuple[Fraction, ...]:
     """All but infinity."""
-    pairs = PAIRS[axis.points] if axis.taps > 1 else None
+    pairs = (WHOLE_PAIRS if axis.whole else PAIRS)[axis.points] if axis.taps > 1 else None
     return () if pairs is None else (Fraction(0), *(sign * a for a in pairs for sign in (1, -1)))
 
 
@@ -137,29 +142,52 @@ def _product(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:
     return tuple(result)
 
 
-def apply(matrix: Matrix, values: Sequence[Expr]) -> list[Expr]:
+class Arithmetic:
+    """How transforms add and multiply: as they stand, in the dtype of the values."""
+
+    def __init__(self, dtype: str = "float32") -> None:
+        """Coefficients are constants of `dtype`."""
+        self.dtype = dtype
+
+    def add(self, a: Expr, b: Expr) -> Expr:
+        """a + b."""
+        return a + b
+
+    def subtract(self, a: Expr, b: Expr) -> Expr:
+        """a - b."""
+        return a - b
+
+    def scale(self, a: Expr, factor: Fraction) -> Expr:
+        """a times a coefficient."""
+        return a * const(float(factor), self.dtype)
+
+
+FLOAT = Arithmetic()
+
+
+def apply(matrix: Matrix, values: Sequence[Expr], using: Arithmetic = FLOAT) -> list[Expr]:
     """`matrix @ values` inside a lane loop; `values` are read several times, so they must be names or loads.
 
     Columns that are equal up to signs are added up first (a pair of points in A^T), rows that are equal up to
     signs share their sums (a pair of points in B^T).
     """
-    matrix, values = _merge_columns(matrix, values)
+    matrix, values = _merge_columns(matrix, values, using)
     results: list[Expr] = [None] * len(matrix)
     for i, row in enumerate(matrix):
         if results[i] is not None:
             continue
         partner = next((k for k in range(i + 1, len(matrix)) if _same_up_to_signs(row, matrix[k])), None)
         if partner is None:
-            results[i] = _sum(row, values)
+            results[i] = _sum(row, values, using)
             continue
         same = [v if v == w else Fraction(0) for v, w in zip(row, matrix[partner], strict=True)]
         opposite = [v if v != w else Fraction(0) for v, w in zip(row, matrix[partner], strict=True)]
-        even, odd = once(_sum(same, values)), once(_sum(opposite, values))
-        results[i], results[partner] = even + odd, even - odd
+        even, odd = once(_sum(same, values, using)), once(_sum(opposite, values, using))
+        results[i], results[partner] = using.add(even, odd), using.subtract(even, odd)
     return results
 
 
-def _merge_columns(matrix: Matrix, values: Sequence[Expr]) -> tuple[Matrix, list[Expr]]:
+def _merge_columns(matrix: Matrix, values: Sequence[Expr], using: Arithmetic) -> tuple[Matrix, list[Expr]]:
     """Replace two columns that are equal in some rows and opposite in the others by their sum and difference."""
     columns = [tuple(c) for c in zip(*matrix, strict=True)]
     made: list[tuple[tuple[Fraction, ...], Expr]] = []
@@ -171,8 +199,9 @@ def _merge_columns(matrix: Matrix, values: Sequence[Expr]) -> tuple[Matrix, list
             continue
         taken.add(partner)
         pairs = list(zip(column, columns[partner], strict=True))
-        made.append((tuple(v if v == w else Fraction(0) for v, w in pairs), once(values[j] + values[partner])))
-        made.append((tuple(v if v != w else Fraction(0) for v, w in pairs), once(values[j] - values[partner])))
+        both, apart = using.add(values[j], values[partner]), using.subtract(values[j], values[partner])
+        made.append((tuple(v if v == w else Fraction(0) for v, w in pairs), once(both)))
+        made.append((tuple(v if v != w else Fraction(0) for v, w in pairs), once(apart)))
     return tuple(zip(*(column for column, _ in made), strict=True)), [value for _, value in made]
 
 
@@ -182,7 +211,7 @@ def _same_up_to_signs(a: Sequence[Fraction], b: Sequence[Fraction]) -> bool:
     return all(abs(v) == abs(w) for v, w in pairs) and {v == w for v, w in pairs} == {True, False}
 
 
-def _sum(row: Sequence[Fraction], values: Sequence[Expr]) -> Expr:
+def _sum(row: Sequence[Fraction], values: Sequence[Expr], using: Arithmetic) -> Expr:
     """Sum of the terms that are not zero, plain ones first."""
     terms = sorted(
         ((c, v) for c, v in zip(row, values, strict=True) if c), key=lambda term: (abs(term[0]) != 1, term[0] < 0)
@@ -190,9 +219,9 @@ def _sum(row: Sequence[Fraction], values: Sequence[Expr]) -> Expr:
     total: Any = None
     for c, value in terms:
         if total is None:
-            total = value if c == 1 else value * const(float(c))
+            total = value if c == 1 else using.scale(value, c)
         elif abs(c) == 1:
-            total = total + value if c == 1 else total - value
+            total = using.add(total, value) if c == 1 else using.subtract(total, value)
         else:
-            total = total + value * const(float(c))
+            total = using.add(total, using.scale(value, c))
     return total

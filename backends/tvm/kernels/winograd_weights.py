@@ -35,10 +35,10 @@ def packed_weight(position: int, form: Form, dims: tuple[int, int, int, int, int
     chunks, points, channels, blocks, lanes = dims
     stored = (chunks * blocks, channels, form.taps, lanes)
     derive = Derive(f"winograd of {points} points, {dtype}", _prepare(form, stored, dims, dtype), dims, "float32")
-    return PackedArg(Packed(position, f"Oi{form.taps}o{lanes}", partial(_store, stored), derive), dims, "float32")
+    return PackedArg(Packed(position, f"Oi{form.taps}o{lanes}", partial(store_blocks, stored), derive), dims, "float32")
 
 
-def _store(shape: tuple[int, int, int, int], weight: np.ndarray) -> np.ndarray:
+def store_blocks(shape: tuple[int, int, int, int], weight: np.ndarray) -> np.ndarray:
     """[block, channel, tap, lane], zeros in the lanes past the output channels."""
     blocks, channels, taps, lanes = shape
     padded = np.zeros((blocks * lanes, channels, taps), weight.dtype)
