@@ -265,7 +265,7 @@ class Counted:
 
 def test_pairs_of_points_share_their_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planish.backends.tvm.kernels.winograd_points.once", lambda value: value)
-    monkeypatch.setattr("planish.backends.tvm.kernels.winograd_points.const", lambda value: value)
+    monkeypatch.setattr("planish.backends.tvm.kernels.winograd_points.const", lambda value, dtype: value)
     found = matrices(Axial(4, 3))
     numbers = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0]
     # B^T: two rows of 3 terms, two pairs of (2 terms, 2 terms, +, -): 16 additions without sharing.
