@@ -1,10 +1,11 @@
 """Checks an integer program step by step: each value it has codes for, against float64 computed from the codes before.
 
-    |value(codes) - clamp(f(values of the nearest codes above))|  <=  (1/2 + 2^-8) scale
+    |value(codes) - clamp(f(values of the codes that they are made of))|  <=  (1/2 + 2^-8) scale
 
 f is the float graph between two values with codes, with the weights and constants that their own codes stand for. So
 one rounding a step is all there is, however many steps a network has; an unplanned second one, a wrong zero point,
-bound, padding or multiplier is more than half a step off somewhere.
+bound, padding or multiplier is more than half a step off somewhere. A value may have several codes, one for each that
+reads it: what is computed of it is compared with the ones that were read.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ aten = torch.ops.aten
 ROUNDING = 0.5 + 2.0**-8
 """Steps."""
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
+Codes = tuple[Tensor, QuantParams]
 
 
 def assert_every_step(program: Program, integer: Program, inputs: Sequence[Tensor], more: float = 0.0) -> int:
@@ -40,6 +42,7 @@ def assert_every_step(program: Program, integer: Program, inputs: Sequence[Tenso
                 run.check(node, ROUNDING + more)
                 checked += 1
         for node, result in zip(program.graph.output_node().args[0], run.results, strict=True):
+            run.near = {}
             value = run.value(node)
             assert result.shape == value.shape
             off = (result - value).abs().max() / value.abs().max().clamp(min=1e-12)
@@ -71,13 +74,26 @@ def given(program: Program) -> dict[str, QuantParams]:
     return {node.name: QuantParams(*node.args[1:], torch.uint8) for node in nodes}
 
 
+def again(program: Program) -> dict[str, list[str]]:
+    """For values that the graph puts on codes which they stand on already: all of them, which are one in integers."""
+    chains: dict[str, list[str]] = {}
+    for node in program.graph.nodes:
+        if integer_name(node) == "rounded":
+            before = chains.get(node.args[0].name, []) if node.args[0].args[1:] == node.args[1:] else []
+            chains[node.name] = [*before, node.name]
+    return chains
+
+
 class _Run:
     """Codes of an integer run by the float nodes they stand for, and float64 values from the nearest of them."""
 
     def __init__(self, program: Program, integer: Program, inputs: Sequence[Tensor]) -> None:
         self.program = program
-        self.remade, self.given = remade(program), given(program)
-        self.known: dict[str, tuple[Tensor, QuantParams]] = {}
+        self.remade, self.given, self.again = remade(program), given(program), again(program)
+        self.known: dict[str, Codes] = {}
+        self.made: dict[fx.Node, Codes] = {}
+        self.read: dict[str, dict[str, Codes]] = {}
+        self.near: dict[str, Codes] = {}
         holders = [node for node in program.graph.nodes if node.op == "placeholder"]
         self.inputs = dict(zip(holders, inputs, strict=True))
         for node in integer.graph.nodes:
@@ -96,15 +112,30 @@ class _Run:
 
     def _know(self, node: fx.Node, codes: Tensor) -> None:
         """The first codes of a value are its own; those that are made for one of several readers may be clamped."""
-        params: QuantParams = node.meta["quant"]
-        if params.scale != self.given.get(node.meta["of"], params).scale:
+        params, name = node.meta["quant"], node.meta["of"]
+        if params.scale != self.given.get(name, params).scale:
             return  # given codes at a reader's scale
-        if node.meta["of"] not in self.remade or params.dtype.itemsize > 1:
-            self.known.setdefault(node.meta["of"], (codes, params))
+        self.made[node] = codes, params
+        if name not in self.known and (name not in self.remade or params.dtype.itemsize > 1):
+            for own in self.again.get(name, (name,)):
+                self.known[own], self.read[own] = (codes, params), self._read_by(node)
+
+    def _read_by(self, node: fx.Node) -> dict[str, Codes]:
+        """The codes that an integer node's are made of, by the values that they stand for."""
+        found: dict[str, set[fx.Node]] = {}
+        left = list(node.all_input_nodes)
+        while left:
+            source = left.pop()
+            if source in self.made and source.meta["of"] != node.meta["of"]:
+                found.setdefault(source.meta["of"], set()).add(source)
+            else:
+                left += source.all_input_nodes
+        return {of: self.made[codes.pop()] for of, codes in found.items() if len(codes) == 1}
 
     def check(self, node: fx.Node, allowed: float) -> None:
         """One value with codes."""
         codes, params = self.known[node.name]
+        self.near = self.read[node.name]
         ends = params.values(torch.tensor([params.low, params.high]))
         got, expected = params.values(codes), self.computed(node).clamp(ends[0], ends[1])
         off = float((got - expected).abs().max() / params.scale)
@@ -112,12 +143,16 @@ class _Run:
 
     def value(self, node: fx.Node) -> Tensor:
         """What codes say, or what is computed from such."""
-        if node.name in self.known:
-            codes, params = self.known[node.name]
-            return params.values(codes)
+        held = self._held(node)
+        if held is not None:
+            return held[1].values(held[0])
         if node.name in self.given:
             return self.given[node.name].values(self.given[node.name].codes(self.computed(node)))
         return self.computed(node)
+
+    def _held(self, node: fx.Node) -> Codes | None:
+        """The codes that were read, or those that are a value's own."""
+        return self.near.get(node.name, self.known.get(node.name))
 
     def computed(self, node: fx.Node) -> Tensor:
         """From what stands above."""
@@ -149,7 +184,9 @@ class _Run:
         given = arguments(node)
         w, groups, transposed = self.value(given["weight"]), given.get("groups", 1), given.get("transposed", False)
         b = None if given["bias"] is None else self.value(given["bias"])
-        x = self.known[given["input"].name][1].scale
+        held = self._held(given["input"])
+        assert held is not None
+        x = held[1].scale
         codes = grid_weight if is_imported(self.program) else quantize_weight
         made = codes(by_output(w, groups) if transposed else w, b, x, node.name)
         rows = made.values()

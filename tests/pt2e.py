@@ -57,12 +57,13 @@ def quantizer(kind: str, qat: bool = False) -> Any:
     return XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=per_channel, is_qat=qat))
 
 
-def converted(model: nn.Module, kind: str, qat: bool = False) -> nn.Module:
+def converted(model: nn.Module, kind: str, qat: bool = False, data: list[Tensor] | None = None) -> nn.Module:
     """What PT2E makes of a model, calibrated or trained a little."""
     model.train(qat)
+    data = images() if data is None else data
     prepare = prepare_qat_pt2e if qat else prepare_pt2e
-    prepared = prepare(torch.export.export(model, (images()[0],)).module(), quantizer(kind, qat))
-    for x in images():
+    prepared = prepare(torch.export.export(model, (data[0],)).module(), quantizer(kind, qat))
+    for x in data:
         result = prepared(x)
         if qat:
             result.square().sum().backward()

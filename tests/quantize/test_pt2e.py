@@ -9,13 +9,16 @@ import torch
 from one_step import assert_every_step
 from pt2e import converted, images, mlp, resnet
 from torch import Tensor, nn
+from zoo import find
 
 from planish.ir.capture import capture
 from planish.ir.interpret import eager
 from planish.passes.manager import run_passes
 from planish.passes.pipelines import IMPORTED, INTEGER
+from planish.passes.quantize.calibrate import calibrate
 from planish.passes.quantize.imported.read_codes import read_codes
 from planish.passes.quantize.integerize import integerize
+from planish.passes.quantize.observers import MinMax
 
 pytestmark = [pytest.mark.filterwarnings("ignore:XNNPACKQuantizer is deprecated"),
               pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao")]  # fmt: skip
@@ -57,6 +60,20 @@ def test_no_float_is_left_and_every_step_rounds_once(make: Any, more: float, kin
         wanted = quantized(x)
     scale = next((n.args[1] for n in reversed(program.graph.nodes) if str(n.target) == "planish.rounded.default"), 0.0)
     assert (eager(made, (x,))[0] - wanted).abs().max() <= 2 * max(scale, float(wanted.abs().max()) / 128)
+
+
+@pytest.mark.bars
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_v3_large"])
+def test_values_read_at_several_widths(name: str) -> None:
+    """Gates multiply what is also rounded to bytes; data say the ranges of what the graph leaves open."""
+    model, (x,), _ = find(name).small()
+    seen = [torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    program = run_passes(read_codes(capture(converted(model, "x86", data=seen), (x,))), (*IMPORTED, *INTEGER))
+    for ranges in ({}, calibrate(program, seen, MinMax)):
+        made = integerize(program, ranges)
+        assert not [node for node in made.graph.nodes if "float" in node.meta]
+        for given in (x, *seen[:2]):
+            assert assert_every_step(program, made, (given,), 0.1) >= 50
 
 
 @pytest.mark.bars
