@@ -5,6 +5,7 @@
 Taps in the padding count as operations, though no kernel computes them, and so do the multiplications that Winograd
 saves: hence figures above 100 %. With one thread (the default) its CPU time is measured, best of many runs, so that
 other work on the machine disturbs little; with more it is wall-clock time.
+Convolutions of codes (`conv_integer`, `winograd_integer4`) are compared with dot products of bytes, if the CPU has any.
 Run: [TVM_NUM_THREADS=2 TVM_BIND_THREADS=0] python benchmarks/kernels.py [part of a name]
 """
 
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,18 +23,23 @@ os.environ.setdefault("TVM_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import torch
-from kernel_case import HOST, aligned, aten, build, make_task, randn
+from integer_case import S8, S16, S32, U8, codes
+from integer_case import planish as integers
+from kernel_case import HOST, aten, build, make_task, randn
 
-from planish.backends.tvm.compat import IRBuilder, T, tirx, tvm
+import planish
 from planish.backends.tvm.kernels.attention import Attention
 from planish.backends.tvm.kernels.concat import Concat
 from planish.backends.tvm.kernels.conv_direct import ConvDirect
+from planish.backends.tvm.kernels.conv_integer import ConvInteger
 from planish.backends.tvm.kernels.depthwise import Depthwise
 from planish.backends.tvm.kernels.gemm import Gemm
 from planish.backends.tvm.kernels.matmul import Matmul
 from planish.backends.tvm.kernels.pool import Pool
 from planish.backends.tvm.kernels.spatial_mean import SpatialMean
 from planish.backends.tvm.kernels.winograd import Winograd
+from planish.backends.tvm.kernels.winograd_integer import WinogradInteger
+from planish.errors import ArtifactError
 
 SECONDS = 0.3
 THREADS = int(os.environ["TVM_NUM_THREADS"])
@@ -54,6 +61,7 @@ class Case(NamedTuple):
     constants: tuple[int, ...]
     flops: int
     blocked: bool = False
+    known: dict[int, dict[str, Any]] = {}  # noqa: RUF012  (what kernels may know of constants, by position)
 
 
 def best_seconds(call: Callable[[], Any], clock: Callable[[], float] = time.thread_time) -> float:
@@ -66,29 +74,15 @@ def best_seconds(call: Callable[[], Any], clock: Callable[[], float] = time.thre
     return best
 
 
-def peak() -> float:
-    """GFLOP/s of one core that only multiplies and adds in registers."""
-    accumulators, steps = 12, 100_000
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("main")
-        T.func_attr({"global_symbol": "main", "tirx.noalias": True})
-        out = T.match_buffer(T.arg("out", T.handle()), (accumulators, HOST.lanes), "float32")
-        acc = [T.alloc_buffer((HOST.lanes,), "float32", scope="global") for _ in range(accumulators)]
-        for i, vector in enumerate(acc):
-            with T.vectorized(0, HOST.lanes) as v:
-                T.buffer_store(vector, out[i, v], [v])
-        with T.serial(0, steps):
-            for vector in acc:
-                with T.vectorized(0, HOST.lanes) as v:
-                    value = vector[v] * tirx.const(0.999, "float32") + tirx.const(0.001, "float32")
-                    T.buffer_store(vector, value, [v])
-        for i, vector in enumerate(acc):
-            with T.vectorized(0, HOST.lanes) as v:
-                T.buffer_store(out, vector[v], [i, v])
-    module = tvm.compile(tvm.IRModule({"main": builder.get()}), target=HOST.tvm_target())
-    buffer = aligned(randn(accumulators, HOST.lanes).numpy())
-    seconds = best_seconds(lambda: module["main"](buffer))
-    return 2 * accumulators * HOST.lanes * steps / seconds / 1e9
+def peaks(clock: Callable[[], float]) -> dict[str, float]:
+    """GFLOP/s of the kernels that do nothing but multiply and add in registers, by the dtype of their factors."""
+    model = planish.compile(torch.nn.ReLU().eval(), (torch.randn(4),), threads=THREADS, progress=False)
+    found = {}
+    for dtype in ("float32", "uint8"):
+        with suppress(ArtifactError):  # a CPU without dot products has no such probe
+            call, count = model.probe(dtype)
+            found[dtype] = count / best_seconds(call, clock) / 1e9
+    return found
 
 
 def convolution(
@@ -107,6 +101,26 @@ def convolution(
     name = f"{template.name}{m or ''} {channels}x{size}x{size} to {out} k{kernel} s{stride} g{groups}"
     flops = 2 * pixels * out * channels // groups * kernel**2
     return Case(name, template, CONV, fn, inputs, (1, 2), flops, channels >= HOST.block)
+
+
+def integer_convolution(channels: int, size: int, out: int, kernel: int, stride: int, m: int | None = None) -> Case:
+    """Of codes, requantized; direct or Winograd's."""
+    pad, convolve = kernel // 2, integers.convolution.default
+    pixels = ((size + 2 * pad - kernel) // stride + 1) ** 2
+    weight, bias = codes(out, channels, kernel, kernel, dtype=S8).clamp(min=-127), codes(out, dtype=S16).to(S32)
+    multipliers, shifts = torch.full((out, 1, 1), 1518500250), torch.full((out, 1, 1), 44)
+
+    def fn(x: Any, w: Any, b: Any, m: Any, c: Any) -> Any:
+        y = convolve(x, w, b, 0, [stride, stride], [pad, pad], [1, 1], False, [0, 0], 1)
+        return integers.requantize.default(y, m, c, 0, 0, 0, 255, U8)
+
+    template: Any = WinogradInteger(m, anywhere=True) if m else ConvInteger()
+    name = f"{template.name} {channels}x{size}x{size} to {out} k{kernel} s{stride}"
+    inputs = [codes(1, channels, size, size), weight, bias, multipliers, shifts]
+    known = {1: {"sum_bits": 25}, 4: {"shifts": (33, 48)}}
+    return Case(
+        name, template, convolve, fn, inputs, (1, 2, 3, 4), 2 * pixels * out * channels * kernel**2, True, known
+    )
 
 
 def linear(rows: int, inner: int, columns: int) -> Case:
@@ -148,6 +162,11 @@ def cases() -> Iterator[Case]:
             yield convolution(channels, size, channels, 3, 1, m=m)
         yield convolution(channels, size, 4 * channels, 1, 1)
         yield convolution(4 * channels, size, channels, 1, 1)
+        for tile in (None, 4):
+            yield integer_convolution(channels, size, channels, 3, 1, m=tile)
+        yield integer_convolution(channels, size, 4 * channels, 1, 1)
+        yield integer_convolution(4 * channels, size, channels, 1, 1)
+    yield integer_convolution(128, 56, 128, 3, 2)
     yield convolution(128, 56, 128, 3, 2)
     yield convolution(96, 35, 96, 3, 1)
     yield convolution(240, 28, 240, 3, 1, groups=10)
@@ -169,25 +188,26 @@ def cases() -> Iterator[Case]:
 
 
 def main() -> None:
-    one = peak()
-    limit = one * THREADS
     clock = time.thread_time if THREADS == 1 else time.perf_counter
-    print(f"peak {one:.1f} GFLOP/s a core ({HOST.cpu}), {THREADS} threads")
+    limits = peaks(clock)
+    print(f"peak {', '.join(f'{dtype} {limit:.1f}' for dtype, limit in limits.items())} GFLOP/s, {THREADS} threads")
     for case in cases():
         if len(sys.argv) > 1 and sys.argv[1] not in case.name:
             continue
         layouts = {i: f"c{HOST.block}" for i in range(len(case.inputs)) if case.blocked and i not in case.constants}
+        task = make_task(case.fn, case.inputs, case.constants, anchor=case.anchor, layouts=layouts)
+        for position, facts in case.known.items():
+            task.region.placeholders[position].meta.update(facts)
         start = time.perf_counter()
-        built = build(
-            case.template, make_task(case.fn, case.inputs, case.constants, anchor=case.anchor, layouts=layouts)
-        )
+        built = build(case.template, task)
         compiled = time.perf_counter() - start
         arguments = built.arguments(case.inputs)
         result = built.empty_output()
         seconds = best_seconds(lambda: built.module["main"](*arguments, result), clock)  # noqa: B023
-        speed = case.flops / seconds / 1e9
+        speed, limit = case.flops / seconds / 1e9, limits.get(str(case.inputs[0].dtype).removeprefix("torch."))
+        share = "" if limit is None else f"{100 * speed / limit:5.0f} %"
         print(
-            f"{case.name:45s} {seconds * 1e6:9.1f} us {speed:7.1f} GFLOP/s {100 * speed / limit:5.0f} %"
+            f"{case.name:45s} {seconds * 1e6:9.1f} us {speed:7.1f} GFLOP/s {share}"
             f"   compiled in {compiled:.2f} s, {dict(built.lowered.choice)}",
             flush=True,
         )
