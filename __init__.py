@@ -157,6 +157,7 @@ def fake_quantize(
     example_kwargs: Mapping[str, Any] | None = None,
     calibration: Any = None,
     precision: str | Quantization = "int8",
+    preprocess: Image | None = None,
     ranges: str = "learned",
     select: Callable[[Any], Any] | None = None,
     progress: bool | Callable[[str, int, int], None] | None = None,
@@ -165,12 +166,13 @@ def fake_quantize(
     present parameters would, bit for bit, with straight-through gradients.
 
     `ranges` start as `calibration` shows them and are then parameters ("learned"), or in train mode follow the data
-    ("ema", with the momentum of `precision`). `planish.compile(module, x, precision="int8")` needs no calibration.
+    ("ema", with the momentum of `precision`). With `preprocess` the module takes uint8 images, as the artifact will.
+    `planish.compile(module, x, precision="int8")` needs no calibration.
     """
     from .options import check_options
 
-    given = {"precision": precision, "calibration": calibration, "select": select, "progress": progress}
-    checked = check_options(given)
+    given = {"precision": precision, "calibration": calibration, "preprocess": preprocess, "select": select}
+    checked = check_options({**given, "progress": progress})
     _compiler()  # or the error that says what to install
     from .training import fake_quantize as make
 

@@ -236,7 +236,7 @@ def quantized_of(
         if not examples:
             _check_without_inputs(options.precision)
         return take_codes(program, options.precision, examples or ())
-    return quantize(program, options.precision, options.calibration, partial(_selected, options), progress)
+    return quantize(program, options.precision, options.calibration, partial(selected, options), progress)
 
 
 def _check_without_inputs(how: Quantization) -> None:
@@ -253,7 +253,7 @@ def _check_without_inputs(how: Quantization) -> None:
     )
 
 
-def _selected(options: Options, item: Any) -> Any:
+def selected(options: Options, item: Any) -> Any:
     """A calibration item without labels, and as images where these are taken."""
     chosen = item if options.select is None else options.select(item)
     return chosen if options.preprocess is None else image_item(chosen, options.preprocess)

@@ -8,7 +8,8 @@ What passes decide (what folds into what) is fixed once, what they compute goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,15 @@ from ...errors import PlanishError, QuantizationError
 from ...ir.program import Program
 from ...ir.scales import moves, scale_groups
 from ...ir.tape import Tape, in_general_position, recorded
-from .plan import Plan
+from .plan import Plan, layer_of
 from .rules.attention import codes_of_shares
 from .widths import codes_by_use, shares
 
 Group = tuple[fx.Node, ...]
 SHARES = (codes_of_shares, shares)
 """Codes whose scale is a power of two, which no gradient moves."""
+NOTHING = 2.0**-80
+"""A range that is no longer is none."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,26 @@ class Live:
         pairs = {name: ends[name].tolist() for name in self.groups}
         return {node: (pairs[name][0], pairs[name][1]) for name, group in self.groups.items() for node in group}
 
+    def layer(self, name: str) -> str:
+        """What errors call a group: its layer and its name."""
+        node = next(node for node in self.groups[name] if node.name == name)
+        layer = layer_of(node)
+        return name if layer == name else f"{layer} ({name})"
+
+    def check(self, ends: Mapping[str, Tensor], coded: Iterable[str], todo: str) -> None:
+        """Refuse trained ranges that say no codes; `todo` is what helps against it."""
+        for name in coded:
+            low, high = ends[name].tolist()
+            wrong = None
+            if not (math.isfinite(low) and math.isfinite(high)):
+                wrong = "is NaN or infinite"
+            elif low > high:
+                wrong = "begins above its end"
+            elif max(-low, high) < NOTHING:
+                wrong = "has shrunk to zero"
+            if wrong:
+                raise QuantizationError(f"{self.layer(name)}: its range in training, {low:g}..{high:g}, {wrong}.", todo)
+
     def learnable(self, integer: Program) -> frozenset[str]:
         """Groups that the integer program has codes of, whose scale follows from their range."""
         coded = {node.meta["of"] for node in integer.graph.nodes if "quant" in node.meta}
@@ -84,7 +107,8 @@ class Live:
             codes = special.get(group[0])
             if codes in SHARES:
                 continue
-            ends = zip(given[name].unbind(), plan.range(group[0]), strict=True)
+            low, high = plan.range(group[0])
+            ends = zip(given[name].unbind(), (min(low, 0.0), max(high, 0.0)), strict=True)  # 0 is always a code
             least, most = (own if float(own.detach()) == used != 0 else own.detach() for own, used in ends)
             if codes is not None:
                 bound = torch.maximum(-least, most)

@@ -96,7 +96,10 @@ def run_straight_through(
 
 
 def _rounded_weights(program: Program, weights: Mapping[str, Tensor], held: Mapping[str, Held]) -> dict[str, Tensor]:
-    """Weights of products as their codes stand for them, others as they are."""
+    """Weights of products as their codes stand for them, others as they are.
+
+    So are those of a layer that reads an image: its bytes are not trained, and nothing else asks for these weights.
+    """
     made = dict(weights)
     for node in program.graph.nodes:
         if not is_call(node, aten.convolution.default, aten.linear.default):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from written_codes import Written, qdq
 
 import planish
 from planish.errors import CaptureError, ModelError, NoIntegerForm, OptionError, PlanishError, QuantizationError
@@ -164,6 +165,30 @@ def test_modes() -> None:
         module.train()(torch.full_like(x, float("inf")))
 
 
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ((0.0, 0.0), r"0\.\.0, has shrunk to zero"),
+        ((-1e-30, 1e-30), r"-1e-30\.\.1e-30, has shrunk to zero"),
+        ((0.5, 0.25), r"0\.5\.\.0\.25, begins above its end"),
+        ((-1.0, float("nan")), r"-1\.\.nan, is NaN or infinite"),
+    ],
+)
+@pytest.mark.parametrize("ranges", ["learned", "ema"])
+def test_ranges_that_training_brought_to_nothing(ranges: str, pair: tuple[float, float], says: str) -> None:
+    """Named by layer, whether the module is called or compiled; layers that may be in float are no way out."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    how = planish.Quantization(integer_only=False, measure=False)
+    module = make(model, precision=how, ranges=ranges)
+    name = next(name for name, end in module.quantized_ranges.ends().items() if name.startswith("relu"))
+    with torch.no_grad():
+        module.quantized_ranges.ends()[name].copy_(torch.tensor(pair))
+    for use in (lambda: module(data()), lambda: planish.compile(module, data(), precision=how)):
+        with pytest.raises(QuantizationError, match=rf"^1 \({name}\): its range in training, {says}") as caught:
+            use()
+        assert ("ranges='ema'" in caught.value.todo) is (ranges == "learned")
+
+
 def test_shared_parameters_and_gradients_of_inputs() -> None:
     """The module trains the model's own parameters; without grad mode nothing is kept for a backward pass."""
     model = residual()
@@ -221,6 +246,7 @@ class Taken(nn.Module):
         (nn.Conv2d(3, 3, 1).eval(), {"precision": planish.Quantization(evaluate=len)}, OptionError, "evaluate chooses"),
         (nn.Conv2d(3, 3, 1).eval(), {"precision": planish.Quantization(equalize=True)}, OptionError, "equalize"),
         ("model.pt2", {}, ModelError, "A str cannot be trained"),
+        (Written(lambda m, x: m.conv(qdq(x, 0.02, 120))).eval(), {}, ModelError, "codes that others gave it"),
     ],
 )
 def test_refused(model: Any, options: dict[str, Any], error: type[PlanishError], says: str) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 import planish
 from planish.cli import status
-from planish.errors import OptionError
+from planish.errors import InputError, OptionError
 from planish.ir.image import Image
 from planish.ir.interpret import reference_model
 from planish.ir.program import Program
@@ -159,6 +159,34 @@ def test_one_of_several_inputs() -> None:
     program, place = take_images(program_of("f32[1, 3, 8, 8]", "f32[1, 3, 4, 4]"), Image(input="x1"))
     assert place == 1
     assert [spec.dtype for spec in program.signature.inputs] == ["float32", "uint8"]
+
+
+def test_trained_on_pixels() -> None:
+    """The module takes the bytes that the file takes, and gives its bits; the example may be what the model takes."""
+    model, image, images = net(1), planish.Image(MEAN, STD), pixels(4, 9, 7, 3)
+    how = planish.Quantization(measure=False)
+    items = [(normalized(images).float(), 0)]
+    module: Any = planish.fake_quantize(
+        model, images, calibration=items, select=lambda item: item[0], precision=how, preprocess=image
+    )
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    module(images).square().mean().backward()
+    torch.optim.SGD(module.parameters(), 0.05).step()
+    assert {name for name, _ in model.named_parameters()} <= {
+        name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    wanted = module(images).detach()
+    for example, given in ((images, None), (normalized(images).float(), image)):
+        compiled = planish.compile(module, example, precision=how, preprocess=given, verify=True)
+        assert torch.equal(compiled(images), wanted)
+        assert compiled.manifest["options"]["preprocess"] == image.to_json()
+    own = model(normalized(images).float()).detach()
+    assert float((wanted - own).norm() / own.norm()) < 0.05
+    with pytest.raises(InputError, match="Input input is float32, and the module takes uint8 images"):
+        module(normalized(images).float())
+    with pytest.raises(OptionError, match="trained with those that it has") as caught:
+        planish.compile(module, images, precision=how, preprocess=planish.Image(0.5, 0.5))
+    assert "fake_quantize(model, images, preprocess=planish.Image(...))" in caught.value.todo
 
 
 def test_torch_compile_has_none() -> None:
