@@ -1,11 +1,12 @@
 """Which groups of values get other codes than uint8, from who makes and who reads them.
 
-    second factors of products: int8, symmetric       shares of a softmax: uint8 at 2^-bits
+    second factors of products: int8, symmetric       shares of a softmax: int16 at 2^-bits
     streams of sums that norms and softmax read: int16, symmetric
 
 A residual stream is the sum of all that was ever added to it, so it has a wider range than what a layer adds, and a
 norm makes its fine steps large again: 8 bits would lose what the layer said. A norm and a sum read 16 bits as fast as
-8, products do not; therefore values that a product reads stay at 8 bits.
+8, products do not; therefore values that a product reads stay at 8 bits. Shares are the exception: there are so many in
+a row, and so small, that at 8 bits they would be the largest noise of a transformer, and few products read them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import fx
 
-from ...ir.ops import arguments, integer_name, is_call
+from ...ir.ops import arguments, is_call
 from ...ir.scales import moves, scale_groups
 from ...ir.types import QuantParams
 from .plan import Codes
-from .rules.attention import FINE, codes_of_shares
+from .rules.attention import FINE, codes_of_shares, softmax_axis
 
 aten = torch.ops.aten
 Group = tuple[fx.Node, ...]
@@ -73,7 +74,7 @@ def _codes(group: Group, readers: list[tuple[fx.Node, fx.Node]], wide: bool) -> 
 
 def is_softmax(node: fx.Node) -> bool:
     """Whether a call gives shares."""
-    return is_call(node, aten._softmax.default) or integer_name(node) == "masked_softmax"
+    return softmax_axis(node) is not None
 
 
 def _readers(group: Group) -> Iterable[tuple[fx.Node, fx.Node]]:

@@ -68,7 +68,7 @@ def test_scores_are_not_rounded_before_a_softmax() -> None:
     (shares,) = called(made, "softmax")
     (scores, _) = called(made, "matmul")
     assert shares.args[0] is scores
-    assert dtypes([shares, scores]) == [U8, torch.int32]
+    assert dtypes([shares, scores]) == [S16, torch.int32]
     assert [node.args[5] for node in called(made, "quantize")] == [U8, S8, S8]
     assert not called(made, "requantize")
     assert noise > 35
@@ -105,15 +105,33 @@ def test_shares_that_are_read_at_another_scale() -> None:
 
 
 def test_codes_of_shares() -> None:
-    """255 codes up to the largest share: 2^-11 holds 1/8 (255/2048 = 0.1245), 2^-8 everything."""
-    assert [codes_of_shares(0.0, most).scale for most in (1.0, 0.9, 0.1245, 0.125, 0.0)] == [
-        2.0**-8, 2.0**-8, 2.0**-11, 2.0**-10, 2.0**-8,
+    """2^-15 holds everything; 32767 codes up to 8 times the largest share where that is less than 1/2."""
+    assert [codes_of_shares(0.0, most).scale for most in (1.0, 0.0625, 0.0624, 0.001, 1e-9, 0.0)] == [
+        2.0**-15, 2.0**-15, 2.0**-16, 2.0**-21, 2.0**-22, 2.0**-15,
     ]  # fmt: skip
     params = codes_of_shares(0.0, 0.01)
-    assert bits_of_shares(params) == 14
-    assert bits_of_shares(type(params)(params.scale, 1, 0, 255, U8)) is None
-    assert bits_of_shares(type(params)(params.scale * 1.5, 0, 0, 255, U8)) is None
-    assert bits_of_shares(type(params)(params.scale, 0, 0, 254, U8)) is None
+    assert bits_of_shares(params) == 18
+    assert bits_of_shares(type(params)(params.scale, 1, 0, 32767, S16)) is None
+    assert bits_of_shares(type(params)(params.scale * 1.5, 0, 0, 32767, S16)) is None
+    assert bits_of_shares(type(params)(params.scale, 0, 0, 32766, S16)) is None
+
+
+def test_shares_of_long_rows_keep_their_bits() -> None:
+    """600 codes of 16 bits times 127 leave 32 bits, but a row's shares add up to 1: 2^15 + 600 codes at most."""
+    text = """program(%s: f32[2, 600], %v: f32[600, 3]) { %p = _softmax(%s, 1, false) %y = matmul(%p, %v) return %y }"""
+    made, noise = integers(text, 3 * randoms(2, 600), randoms(600, 3, seed=1))
+    assert dtypes(called(made, "softmax")) == [S16]
+    assert noise > 35
+
+
+def test_shares_that_are_moved_into_long_rows_have_8_bits() -> None:
+    """Behind a concatenation, or along another axis, nobody knows what a row adds up to."""
+    text = """program(%s: f32[600, 2], %v: f32[600, 3]) {
+      %p = _softmax(%s, 1, false) %t = permute(%p, [1, 0]) %y = matmul(%t, %v) return %y }"""
+    made, noise = integers(text, randoms(600, 2), randoms(600, 3, seed=1))
+    (product,) = called(made, "matmul")
+    assert product.args[0].meta["val"].dtype == U8  # type: ignore[union-attr]
+    assert noise > 35
 
 
 def test_sums_too_long_are_refused() -> None:

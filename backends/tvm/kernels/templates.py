@@ -17,7 +17,7 @@ from .depthwise_integer import DepthwiseInteger
 from .gemm import Gemm
 from .gemm_integer import GemmInteger
 from .matmul import Matmul
-from .matmul_integer import MatmulInteger
+from .matmul_integer import MatmulInteger, MatmulWords
 from .norm import Norms
 from .pool import Pool
 from .pool_integer import PoolInteger
@@ -41,6 +41,7 @@ TEMPLATES: tuple[Template, ...] = (
     GemmInteger(),
     Matmul(),
     MatmulInteger(),
+    MatmulWords(),
     Attention(),
     Pool(),
     PoolInteger(),

@@ -1,19 +1,20 @@
 """Products of activations and softmax: what attention is made of.
 
-a @ b: any codes of 8 bits times symmetric ones        softmax(s · accumulator): as exact as the products are
+a @ b: any codes of 8 bits, or a softmax's of 16, times symmetric ones
+softmax(s · accumulator): as exact as the products are
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from ....ir.dyadic import INT32
-from ....ir.ops import arguments
+from ....ir.ops import arguments, integer_name, is_call
 from ....ir.quantized.constants import softmax_scale
 from ....ir.types import QuantParams
 from ..builder import Builder
@@ -21,27 +22,49 @@ from ..forms import Accumulator, Form, Target, Term, one, requantize
 
 planish = torch.ops.planish
 aten = torch.ops.aten
-FINE = QuantParams(2.0**-15, 0, 0, 2**15 - 1, torch.int16)
-"""Shares that are requantized afterwards."""
+MOST_SHARES = 2**15 - 1
+"""Codes of shares are 0..32767."""
+FINE = QuantParams(2.0**-15, 0, 0, MOST_SHARES, torch.int16)
+"""Shares up to 1."""
+HEADROOM = 3
+"""Finer codes than these leave room for shares 2^3 times as large as the largest that was seen."""
+FINEST = 22
+"""Of 2^22 a whole row adds up to 2^22, and with a factor of 127 to 2^29."""
 
 
 def matmul(node: fx.Node, builder: Builder) -> Form | str:
     """A product of two activations; the second is symmetric, so that no sums of it are subtracted."""
     operands: Any = node.args
-    first, x = builder.bytes_of(operands[0])
-    second, y = _symmetric(builder, operands[1])
-    depth = operands[0].meta["val"].shape[-1]
-    if depth * max(x.high - x.zero, x.zero - x.low) * max(y.high, -y.low) > INT32[1]:
+    x, y = builder.params(operands[0]), builder.plan.factor(operands[1])
+    depth, widest = int(operands[0].meta["val"].shape[-1]), max(y.high, -y.low)
+    if not _is_shares(x) or _most(operands[0], x, depth) * widest > INT32[1]:
+        x = builder.plan.bytes(operands[0])
+    if _most(operands[0], x, depth) * widest > INT32[1]:
         return f"a sum of {depth} products does not fit 32 bits"
+    first, second = (builder.read(value, Target.of(codes)) for value, codes in zip(operands, (x, y), strict=True))
     with builder.stand_for(node):
         total = builder.call(planish.matmul.default, first, second, x.zero)
     return Accumulator(Term(total, one(x.scale * y.scale), 0))
 
 
-def _symmetric(builder: Builder, node: fx.Node) -> tuple[fx.Node, QuantParams]:
-    """Codes of a second factor: the planned ones, or symmetric ones of the same range."""
-    params = builder.plan.factor(node)
-    return builder.read(node, Target.of(params)), params
+def _is_shares(params: QuantParams) -> bool:
+    """Whether codes are those of a softmax."""
+    return params.dtype is torch.int16 and not params.low and bits_of_shares(params) is not None
+
+
+def _most(first: fx.Node, x: QuantParams, depth: int) -> int:
+    """What the codes of a row add up to at most; shares of one softmax to 1, and each is rounded up by less than 1."""
+    most = depth * max(x.high - x.zero, x.zero - x.low)
+    axis = softmax_axis(first)
+    whole = axis is not None and axis % first.meta["val"].dim() == first.meta["val"].dim() - 1 and _is_shares(x)
+    return min(most, round(1 / x.scale) + depth) if whole else most
+
+
+def softmax_axis(node: fx.Node) -> int | None:
+    """Along which a call gives shares, if it does."""
+    if is_call(node, aten._softmax.default) or integer_name(node) == "masked_softmax":
+        return int(arguments(node)["dim"])
+    return None
 
 
 @dataclass(frozen=True)
@@ -91,9 +114,13 @@ def in_float(node: fx.Node, builder: Builder) -> fx.Node:
 
 
 def codes_of_shares(least: float, most: float) -> QuantParams:
-    """256 codes for shares up to `most`, with a scale that is a power of two: rows may be long and shares small."""
-    bits = 8 if most <= 0 else min(max(math.floor(math.log2(255 / most)), 8), 24)
-    return QuantParams(2.0**-bits, 0, 0, 255, torch.uint8)
+    """15 bits for shares up to 1, finer ones where all are far smaller; the scale is a power of two.
+
+    A row of n shares has n roundings: of 8 bits, which rows of 197 with shares of about 1/197 were given, they would
+    be the largest noise of the whole network.
+    """
+    bits = 15 if most <= 0 else min(max(math.floor(math.log2(MOST_SHARES / most)) - HEADROOM, 15), FINEST)
+    return replace(FINE, scale=2.0**-bits)
 
 
 def bits_of_shares(params: QuantParams) -> int | None:

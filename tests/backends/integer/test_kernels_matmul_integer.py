@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from integer_case import S8, U8, aten, codes, exact, hostile, planish
+from integer_case import S8, S16, U8, aten, codes, exact, hostile, planish
 from kernel_case import HOST, build, make_task
 
-from planish.backends.tvm.kernels.matmul_integer import MatmulInteger
+from planish.backends.tvm.kernels.matmul_integer import MatmulInteger, MatmulWords
 from planish.backends.tvm.target import parse_target
 from planish.backends.tvm.template import Refused
 
@@ -37,6 +37,20 @@ def test_products(name: str, cpu: str, zero: int) -> None:
     ends = torch.full(right, 127, dtype=S8)
     sets = zip(hostile(left), (q, q, ends, -ends, q), strict=True)
     _exact(lambda p, q: planish.matmul.default(p, q, zero), *sets, target=CPUS[cpu])
+
+
+@pytest.mark.parametrize(
+    ("name", "cpu", "factor"),
+    [*((name, "vnni", S8) for name in SHAPES), ("odd", "vnni", S16), ("heads", "int16", S8), ("odd", "bytes", S16)],
+)
+def test_products_of_words(name: str, cpu: str, factor: torch.dtype) -> None:
+    """int16 with all its codes; sums leave 32 bits nowhere because the second factor is small there."""
+    left, right = SHAPES[name]
+    q = codes(*right, dtype=factor) >> (12 if factor == S16 else 4)
+    sets = [(p, q) for p in (codes(*left, dtype=S16), torch.full(left, -32768, dtype=S16))]
+    options: Any = {"template": MatmulWords(), "kind": "matmul", "anchor": planish.matmul.default}
+    for zero in (0, 77) if cpu == "vnni" else (0,):
+        exact(lambda p, q, zero=zero: planish.matmul.default(p, q, zero), *sets, target=CPUS[cpu], **options)
 
 
 @pytest.mark.parametrize(("cpu", "depth"), [("vnni", 16), ("vnni", 6), ("int16", 16), ("bytes", 6)])
