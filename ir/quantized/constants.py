@@ -27,6 +27,7 @@ Function = Callable[[Tensor], Tensor]
 """A pointwise function of float64 tensors."""
 CURVE_SHIFT = 14
 """Bits after the point of a curve's coefficients: 16 before it, and every step fits 32."""
+_INSTEAD = "give its argument codes of 8 bits, write it with clamp, add and mul, or keep it in float."
 
 
 def table(function: Function, x: QuantParams, y: QuantParams) -> Tensor:
@@ -47,7 +48,9 @@ def curve_coefficients(function: Function, x: QuantParams, y: QuantParams) -> Te
     exact = function(x.values(codes.clamp(x.low - 1, x.high + 1))) / y.scale + y.zero
     exact = exact.clamp(y.low - 256, y.high + 256)
     if not bool(exact.isfinite().all()):
-        raise QuantizationError("A function of int16 codes is NaN somewhere.", "Narrow its input's range.")
+        raise QuantizationError(
+            "A function of int16 codes is NaN somewhere.", "Narrow its argument's range, or keep it in float."
+        )
     half = 1 << (SEGMENT_BITS - 1)
     t = torch.arange(-half, half, dtype=torch.float64)
     rest = exact.reshape(-1, 2 * half) * 2.0**CURVE_SHIFT
@@ -64,7 +67,7 @@ def curve_coefficients(function: Function, x: QuantParams, y: QuantParams) -> Te
     if worst > 1:
         raise QuantizationError(
             f"A function of int16 codes is off by {worst:.2f} codes as a curve of parabolas.",
-            "It bends too sharply: use 8 bits and a table, or write it with clamp, add and mul.",
+            f"It bends too sharply: {_INSTEAD}",
         )
     return coefficients
 
@@ -78,7 +81,7 @@ def _steps_fit(coefficients: Tensor) -> None:
     if max(int(step.abs().max()) for step in (c2 * t + c1, slope, slope + c0)) > room:
         raise QuantizationError(
             "A function of int16 codes is too steep for a curve of parabolas in 32 bits.",
-            "Use 8 bits and a table, or write it with clamp, add and mul.",
+            f"Look for a jump: {_INSTEAD}",
         )
 
 

@@ -39,7 +39,7 @@ from .forms import (
     requantize,
     truths,
 )
-from .plan import Plan
+from .plan import Plan, naming
 from .weights import Quantizer, quantize_weight
 
 planish = torch.ops.planish
@@ -159,7 +159,8 @@ class Builder:
             form = self.forms[node]
             assert isinstance(form, Pointwise)
             with self.stand_for(node):
-                entries = truths(form.function, self.params(form.source))
+                with naming(node):
+                    entries = truths(form.function, self.params(form.source))
                 table = self.weight("table", entries)
                 self.plain[node] = self.call(planish.lookup.default, self.codes(form.source), table)
         return self.plain[node]
@@ -200,6 +201,11 @@ class Builder:
             made.meta = {"val": self.fakes.of(self.names.weights[name]), "origins": origins}
             self._constants[name] = made
         return self._constants[name]
+
+    @property
+    def standing(self) -> fx.Node:
+        """The float node that new nodes are made for now."""
+        return self._standing[-1]
 
     def stand_for(self, node: fx.Node) -> _Standing:
         """Within, new nodes are made for this float node, and for those that are being stood for already."""

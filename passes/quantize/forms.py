@@ -22,6 +22,7 @@ from ...ir.dyadic import multipliers, sum_multipliers
 from ...ir.quantized.constants import CURVE_SHIFT, Function, curve_coefficients
 from ...ir.quantized.constants import table as table_of
 from ...ir.types import QuantParams
+from .plan import naming
 from .trim import trimmed, words_of_curve
 
 if TYPE_CHECKING:
@@ -152,9 +153,11 @@ class Pointwise(Form):
         x, y = self._argument(builder, target), target.params
         codes = builder.read(self.source, Target.of(x))
         if x.dtype is torch.int16:
-            curve = builder.weight("curve", curve_coefficients(self.function, x, y))
+            with naming(builder.standing):
+                curve = builder.weight("curve", curve_coefficients(self.function, x, y))
             return builder.call(planish.curve.default, codes, curve, CURVE_SHIFT, target.low, target.high, y.dtype)
-        entries = table_of(self.function, x, y).clamp(target.low, target.high)
+        with naming(builder.standing):
+            entries = table_of(self.function, x, y).clamp(target.low, target.high)
         return builder.call(planish.lookup.default, codes, builder.weight("table", entries))
 
     def _argument(self, builder: Builder, target: Target) -> QuantParams:

@@ -8,7 +8,8 @@ A reader that gives the same result for everything below (or above) a bound need
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import fx
@@ -81,10 +82,8 @@ class Plan:
     def params(self, node: fx.Node) -> QuantParams:
         """The codes of a node and its group."""
         if node not in self._made:
-            try:
+            with naming(node):
                 self._made[node] = self._codes.get(node, QuantParams.asymmetric)(*self.range(node))
-            except QuantizationError as error:
-                raise QuantizationError(f"{layer_of(node)}: {error.what}", error.todo) from None
         return self._made[node]
 
 
@@ -92,6 +91,15 @@ def layer_of(node: fx.Node) -> str:
     """What errors call a node: its layers, or its name."""
     layers = dict.fromkeys(origin.layer for origin in node.meta.get("origins", ()) if origin.layer)
     return ", ".join(layers) or node.name
+
+
+@contextmanager
+def naming(node: fx.Node) -> Iterator[None]:
+    """Within, errors of constants say which layer these are made for."""
+    try:
+        yield
+    except QuantizationError as error:
+        raise QuantizationError(f"{layer_of(node)}: {error.what}", error.todo) from None
 
 
 def _needed(group: tuple[fx.Node, ...]) -> tuple[float, float]:

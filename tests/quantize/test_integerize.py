@@ -222,7 +222,7 @@ REFUSED = {
         {},
         "it divides by 0",
     ),
-    "NaN in a table": (line("sqrt(%x)"), {}, "A value to quantize is NaN"),
+    "NaN in a table": (line("sqrt(%x)"), {}, "^layer: A value to quantize is NaN"),
     "two values": (line("hypot(%x, %z)", x="%x: f32[4], %z: f32[4]"), {}, "it depends on several values"),
     "overlaps": (
         line("col2im(%x, [3, 3], [2, 2], [1, 1], [0, 0], [1, 1])", "[1, 1, 3, 3]", "%x: f32[1, 4, 4]"),
@@ -238,6 +238,23 @@ def test_refused(what: str) -> None:
     program = parse_program(text)
     with pytest.raises(QuantizationError, match=reason):
         integerize(program, ranges_of(program, **ends))
+
+
+@pytest.mark.parametrize(("call", "range_of_x", "reason"), [
+    ("floor(%x)", (-4.0, 4.0), "^layer: A function of int16 codes is off by .* codes"),
+    ("sqrt(%x)", (-4.0, 4.0), "^layer: A function of int16 codes is NaN"),
+    ("layer_norm(%x, [4], none, none, 1.0)", (-1e-20, 1e-20), "^layer: A norm's gain, offset or eps is too large"),
+])  # fmt: skip
+def test_constants_of_16_bits_that_cannot_be_made_are_refused_with_their_layer(
+    call: str, range_of_x: tuple[float, float], reason: str
+) -> None:
+    """Not with that of what reads them."""
+    program = parse_program(line(call))
+    x = next(node for node in program.graph.nodes if node.op == "placeholder")
+    words = Settings(codes={x: lambda least, most: QuantParams.symmetric(most, 16)})
+    ends = {"x": range_of_x, "y": (-1.0, 1.0)}
+    with pytest.raises(QuantizationError, match=reason):
+        integerize(program, ranges_of(program, **ends), words)
 
 
 def test_an_accumulator_that_may_overflow_is_refused_with_its_layer() -> None:

@@ -18,6 +18,7 @@ from ....ir.quantized.rows import SPANS
 from ....ir.types import QuantParams
 from ..builder import Builder, constant_of
 from ..forms import Form, Target
+from ..plan import naming
 
 planish = torch.ops.planish
 aten = torch.ops.aten
@@ -39,7 +40,8 @@ class Normed(Form):
     def emit(self, builder: Builder, target: Target) -> fx.Node:
         """Constants for the target's scale, and one call."""
         x, y = self.params, target.params
-        made = norm(self.gain, self.offset, self.eps, math.prod(self.shape[-self.dims :]), x, y)
+        with naming(builder.standing):
+            made = norm(self.gain, self.offset, self.eps, math.prod(self.shape[-self.dims :]), x, y)
         constants = builder.weight("gain", made.weight), builder.weight("offset", made.bias)
         operator = planish.layer_norm.default if self.centered else planish.rms_norm.default
         bounds = (x.zero, made.eps, made.shift, y.zero, target.low, target.high, y.dtype)
