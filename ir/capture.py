@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, DynamicShapeError, ModelError, MutatedBufferError, PlanishError, TrainModeError
 from .detached import DataIsDetach
-from .functional import NO_STATE, refuse_unreadable
+from .functional import NO_STATE, refuse_observers, refuse_unreadable
 from .ops import OPS
 from .optable import COMPOSITE
 from .origins import dotted_path, error_source, root_name
@@ -63,6 +63,7 @@ def capture(model: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None,
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(f"{type(model).__qualname__} is TorchScript, which has no layers to capture.", _NO_SCRIPT)
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    refuse_observers(model)
     _refuse_train_mode(model)
     _check_examples(args, dict(kwargs or {}))
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -207,7 +208,8 @@ def _settle(exported: ExportedProgram) -> ExportedProgram:
     effectful: set[Any] = set()
     for _ in range(_ROUNDS):
         calls = {node.target for node in exported.graph.nodes if node.op == "call_function"}
-        wanted = {op for op in calls if isinstance(op, torch._ops.OpOverload) and (op in COMPOSITE or op not in OPS)}
+        known = {op for op in calls if isinstance(op, torch._ops.OpOverload) and op.namespace != "torchao"}  # of codes
+        wanted = {op for op in known if op in COMPOSITE or op not in OPS}
         table = torch.export.default_decompositions() if wanted else {}
         rules = {op: table[op] for op in wanted if op in table}
         rules |= {op: decomposition_table[op] for op in (wanted & COMPOSITE) - set(rules) if op in decomposition_table}

@@ -7,11 +7,13 @@ import operator
 import torch
 from torch import fx
 
-from ..errors import CaptureError, DynamicShapeError
+from ..errors import CaptureError, DynamicShapeError, ModelError
 from .origins import origin
 
 NO_STATE = "Take the state as an input and return the new state as an output."
 """What to do about mutation."""
+_WATCHING = ("ObserverBase", "FakeQuantizeBase", "AffineQuantizedObserverBase")
+"""What observers and fake quantizers of PyTorch and of torchao are, which planish need not have."""
 _NO_BRANCH = "Use tensor operations (torch.where instead of if, no .item()), or pass the value as a Python constant."
 
 
@@ -26,6 +28,16 @@ def refuse_unreadable(name: str, tensor: torch.Tensor) -> None:
     layout = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
     if layout != "strided":
         raise CaptureError(f"Weight {name!r} is a {layout} tensor.", "Make it dense (.to_dense(), .dequantize()).")
+
+
+def refuse_observers(model: torch.nn.Module) -> None:
+    """A model between preparing and converting it for quantization watches its values, and changes as it does."""
+    for path, module in model.named_modules():
+        if any(base.__name__ in _WATCHING for base in type(module).__mro__):
+            raise ModelError(
+                f"The model is prepared for quantization, but not converted: {path} is a {type(module).__name__}.",
+                "Convert it first, convert_pt2e(model), and pass the result; or pass the float model that it was.",
+            )
 
 
 def refuse_odd_call(node: fx.Node) -> None:

@@ -15,12 +15,15 @@ from pt2e import (
     images,
     mlp,
     prepare_pt2e,
+    prepare_qat_pt2e,
+    quantizer,
     resnet,
 )
+from torch import nn
 
 import planish
 from planish.cli import status
-from planish.errors import NotImported, OptionError
+from planish.errors import ModelError, NotImported, OptionError
 
 pytestmark = [pytest.mark.filterwarnings("ignore:XNNPACKQuantizer is deprecated"),
               pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao")]  # fmt: skip
@@ -55,6 +58,16 @@ def test_what_needs_data_or_other_scales_says_so() -> None:
     prepared(images()[0])
     with pytest.raises(NotImported, match="dynamic quantization"):
         planish.compile(convert_pt2e(prepared), (images()[0],), precision="int8")
+
+
+@pytest.mark.parametrize(("prepare", "qat"), [(prepare_pt2e, False), (prepare_qat_pt2e, True)])
+def test_what_was_prepared_and_not_converted_is_refused(prepare: Any, qat: bool) -> None:
+    exported = torch.export.export(nn.Sequential(nn.Conv2d(3, 4, 1)).train(qat), (images()[0],)).module()
+    prepared = prepare(exported, quantizer("x86", qat))
+    for precision in ("int8", "float32"):
+        with pytest.raises(ModelError, match=r"not converted: activation_post_process_1 is a \w+") as caught:
+            planish.compile(prepared, (images()[0],), precision=precision)
+        assert "convert_pt2e(model)" in caught.value.todo
 
 
 @pytest.mark.parametrize("how", [{"evaluate": lambda compiled: 1.0, "max_drop": 0.1}, {"integer_only": False}])

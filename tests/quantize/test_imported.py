@@ -210,6 +210,23 @@ def words(m: Any, x: Tensor) -> Tensor:
     return qdq(x, 0.001, 0, -32768, 32767, torch.int16)
 
 
+def float8(m: Any, x: Tensor) -> Tensor:
+    return qdq(x, 0.02, 0, -448, 448, torch.float8_e4m3fn)
+
+
+def trained(m: Any, x: Tensor) -> Tensor:
+    return m.conv(torch.fake_quantize_per_tensor_affine(x, 0.02, 120, 0, 255))
+
+
+def trained_with_tensors(m: Any, x: Tensor) -> Tensor:
+    return m.conv(torch.fake_quantize_per_tensor_affine(x, m.scales[0], m.zeros[0].int(), 0, 255))
+
+
+def trained_by_channel(m: Any, x: Tensor) -> Tensor:
+    wide = torch.fake_quantize_per_channel_affine(m.bias.reshape(4, 1), m.scales, m.zeros.int(), 0, -127, 127)
+    return m.conv(qdq(x, 0.02, 120), wide.flatten())
+
+
 def computed_codes(m: Any, x: Tensor) -> Tensor:
     codes = qd.quantize_per_tensor(x, 0.02, 120, *U8)
     return qd.dequantize_per_tensor(codes // 2, 0.02, 120, *U8)
@@ -225,6 +242,10 @@ def computed_codes(m: Any, x: Tensor) -> Tensor:
         (by_channel, "an activation has a scale a channel"),
         (words, "its codes are -32768..32767, and integers are made of int8 and uint8"),
         (computed_codes, "computes with its codes"),
+        (float8, "quantize_per_tensor.default: its codes are torch.float8_e4m3fn, which are no integers"),
+        (trained, "fake_quantize_per_tensor_affine_cachemask.default: it trains for codes (QAT); convert_pt2e"),
+        (trained_with_tensors, "it trains for codes (QAT); convert_pt2e"),
+        (trained_by_channel, "fake_quantize_per_channel_affine_cachemask.default: it trains for codes (QAT)"),
         (lambda m, x: qd.quantize_per_tensor(x, 0.02, 120, *U8), "the model gives away its codes"),
     ],
 )

@@ -11,6 +11,7 @@ from pt2e import converted, images, mlp, resnet
 from torch import Tensor, nn
 from zoo import find
 
+from planish.errors import NoIntegerForm, NotImported
 from planish.ir.capture import capture
 from planish.ir.interpret import eager
 from planish.passes.manager import run_passes
@@ -60,6 +61,56 @@ def test_no_float_is_left_and_every_step_rounds_once(make: Any, more: float, kin
         wanted = quantized(x)
     scale = next((n.args[1] for n in reversed(program.graph.nodes) if str(n.target) == "planish.rounded.default"), 0.0)
     assert (eager(made, (x,))[0] - wanted).abs().max() <= 2 * max(scale, float(wanted.abs().max()) / 128)
+
+
+class Affine(nn.Module):
+    """torchao's own operators: blocks say which elements share a scale."""
+
+    def __init__(self, dtype: torch.dtype = torch.uint8, block: tuple[int, ...] = (1, 3, 3, 3)) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.dtype, self.block = dtype, list(block)
+        counts = [extent // step for extent, step in zip((4, 3, 3, 3), block, strict=True)]
+        self.register_buffer("codes", torch.randint(-127, 128, (4, 3, 3, 3), generator=generator, dtype=torch.int8))
+        self.register_buffer("scales", (torch.rand(counts, generator=generator) * 0.01 + 0.002).squeeze())
+        self.register_buffer("scale", torch.tensor([0.02]))
+        self.register_buffer("zero", torch.tensor([120], dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops = torch.ops.torchao
+        weight = ops.dequantize_affine(self.codes, self.block, self.scales, None, torch.int8, -127, 127)
+        if self.dtype is torch.float8_e4m3fn:
+            x = ops.dequantize_affine_float8_non_decomposed(
+                ops.quantize_affine_float8_non_decomposed(x, self.scale, self.dtype), self.scale, torch.float32
+            )
+        else:
+            given = (list(x.shape), self.scale, self.zero, self.dtype, 0, 255)
+            x = ops.dequantize_affine(ops.quantize_affine(x, *given), *given)
+        return nn.functional.conv2d(x, weight, padding=1)
+
+
+def test_operators_of_torchao_itself() -> None:
+    x = images()[0]
+    captured = capture(Affine().eval(), (x,))
+    program = run_passes(read_codes(captured), (*IMPORTED, *INTEGER))
+    made = integerize(program, {})
+    (first, *_) = (node for node in made.graph.nodes if node.op == "call_function")
+    assert first.args[1:3] == (pytest.approx(0.02), 120)
+    (codes,) = (tensor for name, tensor in made.weights.items() if name.endswith(".codes"))
+    assert torch.equal(codes, Affine().codes)
+    assert_every_step(program, made, (x,))
+
+
+def test_what_of_torchao_itself_is_refused() -> None:
+    """Floats of 8 bits; and a scale a group, which weights have in float alone."""
+    x = images()[0]
+    with pytest.raises(NotImported, match=r"quantize_affine_float8_non_decomposed\.default: its codes are floats"):
+        read_codes(capture(Affine(torch.float8_e4m3fn).eval(), (x,)))
+    model = Affine(block=(1, 1, 3, 3)).eval()
+    read = read_codes(capture(model, (x,)))
+    torch.testing.assert_close(eager(read, (x,))[0], model(x))
+    with pytest.raises(NoIntegerForm, match=r"convolution[^:]*: the graph gives no codes of 8 bits to its weights"):
+        integerize(run_passes(read, (*IMPORTED, *INTEGER)), {})
 
 
 @pytest.mark.bars

@@ -61,11 +61,17 @@ class Parameters:
 
 
 def operator_of(node: Any) -> str:
-    """The name of a call in one of the namespaces, without underscores in front; "" for any other node."""
+    """The name of a call in one of the namespaces, or of training, without underscores in front; "" for others."""
     target = getattr(node, "target", None)
-    if not isinstance(target, torch._ops.OpOverload) or target.namespace not in NAMESPACES:
+    if not isinstance(target, torch._ops.OpOverload):
         return ""
-    return str(target._schema.name.partition("::")[2]).lstrip("_")
+    name = str(target._schema.name.partition("::")[2]).lstrip("_")
+    return name if target.namespace in NAMESPACES or trains(name) else ""
+
+
+def trains(name: str) -> bool:
+    """Whether an operator rounds to codes as training does, before these are written out."""
+    return name.startswith(("fake_quantize", "fused_moving_avg_obs"))
 
 
 def is_quantized(program: Program) -> bool:

@@ -40,8 +40,9 @@ from ...base import Numerics, Pass
 from ...fold.constants import Constants, evaluate
 from ...manager import run_passes
 from ..plan import layer_of
-from .parameters import DYNAMIC, WIDE, Parameters, dequantizes, operator_of, parameters_of, quantizes
+from .parameters import DYNAMIC, WIDE, Parameters, dequantizes, operator_of, parameters_of, quantizes, trains
 
+UNCONVERTED = "it trains for codes (QAT); convert_pt2e(model) writes the pairs that are read"
 MOVED_CODES = "an operator between quantize and dequantize computes with its codes"
 
 
@@ -75,9 +76,11 @@ def _dequantized(node: fx.Node, program: Program, constants: Constants) -> Repla
     if not dequantizes(node):
         return None
     meaning = parameters_of(node, program, constants)
-    if isinstance(meaning, str):
-        return Refused(meaning, node)
     source: Any = node.args[0]
+    if isinstance(meaning, str):
+        if all(map(constants.holds, node.all_input_nodes)):  # a weight in float, whatever its codes are
+            return Replacement({node: Weight(_name(source), _computed(node, program))})
+        return Refused(meaning, node)
     if constants.holds(source):
         return _weight(node, meaning, evaluate(source, program), _name(source))
     if quantizes(source):
@@ -117,6 +120,15 @@ def _weight(node: fx.Node, meaning: Parameters, codes: torch.Tensor, name: str) 
     return Replacement({node: Weight(name, meaning.values(codes).to(node.meta["val"].dtype))})
 
 
+def _computed(node: fx.Node, program: Program) -> torch.Tensor:
+    """What a call makes of constants."""
+    given = {source: evaluate(source, program).to(source.meta["val"].dtype) for source in node.all_input_nodes}
+    args, kwargs = fx.map_arg((node.args, node.kwargs), given.__getitem__)
+    assert callable(node.target)
+    made: torch.Tensor = node.target(*args, **kwargs)
+    return made
+
+
 def _with_values(source: fx.Node, node: fx.Node, rest: tuple[Any, ...]) -> tuple[Any, Any]:
     """The arguments of a move of codes, dequantized."""
 
@@ -150,6 +162,10 @@ def _why(node: fx.Node, refused: dict[str, str | None]) -> str:
     name = operator_of(node)
     if name.startswith("choose_qparams"):
         return DYNAMIC
+    if trains(name):
+        return UNCONVERTED
+    if "float8" in name:
+        return "its codes are floats of 8 bits, which are no integers"
     if "per_token" in name or "group" in name:
         return "it has a scale a token or group: scales are one, or one a channel"
     if quantizes(node):
