@@ -77,7 +77,8 @@ def compile_model(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None, opt
         lowered = lower_precision(optimized, options.precision) if quantized is None else quantized.integer
         check_supported(lowered, backend.supports)
         grouped = group(lowered, options.verify)
-        compiled = backend.compile(grouped, progress=report, record=_record(options), tuning=tuning_of(options))
+        record = _record(options, quantized)
+        compiled = backend.compile(grouped, progress=report, record=record, tuning=tuning_of(options))
         if quantized is not None and quantized.batch:
             compiled, grouped = with_floats(captured, quantized, (compiled, grouped), backend, options, report)
         if options.verify:
@@ -271,10 +272,11 @@ def with_floats(
     from .float_layers import Clock, finished
 
     known = None if (tuning := tuning_of(options)) is None else replace(tuning, seconds=0.0, rpc=None)
+    record = _record(options, quantized)
 
     def make(program: Program) -> Network:
         grouped = group(program)
-        return backend.compile(grouped, progress=progress, record=_record(options), tuning=known), grouped
+        return backend.compile(grouped, progress=progress, record=record, tuning=known), grouped
 
     assert isinstance(options.precision, Quantization)
     clock = Clock() if network[0].runs_here and options.rpc is None else None
@@ -309,10 +311,14 @@ def check_supported(program: Program, supports: Supports) -> None:
         raise UnsupportedOperators(refused)
 
 
-def _record(options: Options) -> dict[str, Any]:
+def _record(options: Options, quantized: Quantized | None) -> dict[str, Any]:
     """What of the options an artifact keeps."""
     passes = options.passes if options.passes is None or isinstance(options.passes, str) else "custom"
     integers = options.precision.to_json() if isinstance(options.precision, Quantization) else None
+    if integers is not None and quantized is not None and is_imported(quantized.prepared):
+        watches = () if options.calibration is None else ("observer", "momentum", "kept")  # what the graph left open
+        kept = {name: value for name, value in integers.items() if name in (*watches, "keep_float", "integer_only")}
+        integers = {"codes": "imported", **kept}
     return {
         "target": options.target,
         "threads": options.threads,

@@ -33,6 +33,9 @@ def test_compiled_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """From the module, and from a file through the command line; in float the pairs are computed as they are."""
     quantized, x = converted(resnet(), "xnnpack"), images()[0]
     compiled = planish.compile(quantized, (x,), precision="int8", verify=True)
+    assert compiled.manifest["options"]["quantization"] == {
+        "codes": "imported", "keep_float": [], "integer_only": True,
+    }  # fmt: skip
     fidelity = compiled.report.fidelity
     assert fidelity is not None
     assert fidelity.hops[0].noise == fidelity.hops[-1].noise == 0  # what was read, and compiled code
@@ -48,6 +51,15 @@ def test_compiled_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(torch.as_tensor(loaded(x)), torch.as_tensor(compiled(x)))
     assert loaded.report.fidelity is not None  # measured on the inputs that it was exported with
     assert loaded.report.fidelity.layers == fidelity.layers
+
+
+def test_the_manifest_says_what_data_chose() -> None:
+    """Codes are those of the graph, whatever an observer said of the values without any."""
+    how = planish.Quantization(observer="percentile", kept=0.999, measure=False)
+    compiled = planish.compile(converted(mlp(), "x86"), (images()[0],), precision=how, calibration=images())
+    assert compiled.manifest["options"]["quantization"] == {
+        "codes": "imported", "observer": "percentile", "kept": 0.999, "keep_float": [], "integer_only": True,
+    }  # fmt: skip
 
 
 def test_what_needs_data_or_other_scales_says_so() -> None:
