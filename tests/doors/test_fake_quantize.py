@@ -150,7 +150,7 @@ def test_state_and_copies() -> None:
 def test_modes() -> None:
     """Ranges follow the data in train mode alone, a tenth of the way; learned ones only an optimizer moves."""
     x = 3 * data(seed=4)
-    module = make(ranges="ema").train()
+    module = make(ranges="ema", precision=planish.Quantization(observer="minmax", measure=False)).train()
     least, most = module.quantized_ranges.x_range.tolist()
     assert (least, most) == (float(data().min()), float(data().max()))
     module(x)
