@@ -9,7 +9,7 @@ What passes decide (what folds into what) is fixed once, what they compute goes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,9 +77,9 @@ class Live:
         layer = layer_of(node)
         return name if layer == name else f"{layer} ({name})"
 
-    def check(self, ends: Mapping[str, Tensor], coded: Iterable[str], todo: str) -> None:
+    def check(self, ends: Mapping[str, Tensor], coded: Collection[str], todo: str) -> None:
         """Refuse trained ranges that say no codes; `todo` is what helps against it."""
-        for name in coded:
+        for name in (name for name in coded if name in self.groups):
             low, high = ends[name].tolist()
             wrong = None
             if not (math.isfinite(low) and math.isfinite(high)):
