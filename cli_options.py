@@ -10,7 +10,7 @@ import typer
 
 from .errors import OptionError, OutputError
 from .ir.image import Image
-from .quantization import Quantization
+from .quantization import OBSERVERS, Quantization
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A file that `planish compile` wrote.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
@@ -32,7 +32,7 @@ Calibration = Annotated[
 ]
 Observer = Annotated[
     str | None,
-    typer.Option(help='How ranges follow from them: "minmax", "moving_average", "percentile", "mse", "entropy".'),
+    typer.Option(help='How ranges follow: "mse" (if not given), "minmax", "moving_average", "percentile", "entropy".'),
 ]
 KeepFloat = Annotated[
     list[str] | None,
@@ -97,7 +97,7 @@ def precision_of(
     """What --precision says, with the options that only int8 has."""
     if precision == "int8":
         return Quantization(
-            observer or "minmax",
+            observer or OBSERVERS[0],
             keep_float=tuple(keep_float or ()),
             integer_only=False if allow_float else None,
             evaluate=None if evaluate is None else _function(evaluate),

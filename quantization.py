@@ -12,8 +12,8 @@ from typing import Any, TypeGuard
 
 from .errors import OptionError
 
-OBSERVERS = ("minmax", "moving_average", "percentile", "mse", "entropy")
-"""How the range of a value follows from calibration data."""
+OBSERVERS = ("mse", "minmax", "moving_average", "percentile", "entropy")
+"""How the range of a value follows from calibration data; the first unless somebody says otherwise."""
 
 MAX_DROP = 0.005
 """By so much a score may fall unless somebody says otherwise."""
@@ -23,11 +23,11 @@ MAX_DROP = 0.005
 class Quantization:
     """8-bit weights and activations, with integers alone between input and output.
 
-    `observer` says how ranges follow from the calibration data: "minmax" (all that was seen), "moving_average" (a
-    typical batch; `momentum`), "percentile" (all but the outermost values; `kept` is the fraction that stays), "mse"
-    (the least square error) or "entropy" (the least information lost). `keep_float` are names of layers, or patterns
-    as in "head.*", that stay in float. With `correct_bias` what rounded weights add to the mean of a channel is taken
-    off its bias. With `equalize` channels of layers that follow one another are made alike first.
+    `observer` says how ranges follow from the calibration data: "mse" (the least square error), "minmax" (all that was
+    seen), "moving_average" (a typical batch; `momentum`), "percentile" (all but the outermost values; `kept` is the
+    fraction that stays) or "entropy" (the least information lost). `keep_float` are names of layers, or patterns as in
+    "head.*", that stay in float. With `correct_bias` what rounded weights add to the mean of a channel is taken off its
+    bias. With `equalize` channels of layers that follow one another are made alike first.
 
     With `integer_only` an operator that has no integer form is an error. Without, it stays in float, and so do layers
     that are faster so on this machine, conversions at their borders counted, and those that `evaluate` asks for: it
@@ -39,7 +39,7 @@ class Quantization:
     compiled for that.
     """
 
-    observer: str = "minmax"
+    observer: str = OBSERVERS[0]
     momentum: float = 0.9
     kept: float = 0.9999
     keep_float: tuple[str, ...] = ()

@@ -12,11 +12,12 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, int16
 
 from .errors import OptionError
 from .ir.program import Program
 from .ir.report import PassReport, Site
+from .ir.types import QuantParams
 from .options import Progress
 from .passes.manager import count_nodes, run_passes
 from .passes.pipelines import EQUALIZE, INTEGER
@@ -26,7 +27,8 @@ from .passes.quantize.calibrate import calibrate
 from .passes.quantize.imported.given_plan import is_imported
 from .passes.quantize.integerize import Settings, integerize
 from .passes.quantize.observers import Entropy, MeanSquare, MinMax, MovingAverage, Observer, Percentile
-from .passes.quantize.plan import Plan, Ranges
+from .passes.quantize.plan import Codes, Plan, Ranges
+from .passes.quantize.widths import codes_by_use
 from .progress import silent
 from .quantization import Quantization
 
@@ -74,7 +76,8 @@ def quantize(
     means = InputMeans(prepared)
     given = is_imported(prepared)  # then data show only the ranges of what the graph says nothing of
     corrects = how.correct_bias and not given
-    ranges = calibrate(prepared, seen, observer_of(how), select, report, means if corrects else None)
+    special = {} if given else observers_by_use(prepared, how)
+    ranges = calibrate(prepared, seen, observer_of(how), select, report, means if corrects else None, special)
     if not how.integer_only and not given:
         keep = {**without_range(prepared, ranges), **keep}
     integer = integers_of(prepared, ranges, Settings(bool(how.integer_only), keep, means=means.means()))
@@ -128,16 +131,23 @@ def without_range(program: Program, ranges: Ranges) -> dict[str, str]:
     return {**readers, **named}
 
 
-def observer_of(how: Quantization) -> Callable[[], Observer]:
-    """Makes the observer of one value."""
+def observer_of(how: Quantization, codes: Codes = QuantParams.asymmetric) -> Callable[[], Observer]:
+    """Makes the observer of one value that gets `codes`."""
     made: dict[str, Callable[[], Observer]] = {
         "minmax": MinMax,
         "moving_average": lambda: MovingAverage(how.momentum),
         "percentile": lambda: Percentile(how.kept),
-        "mse": MeanSquare,
-        "entropy": Entropy,
+        "mse": lambda: MeanSquare(codes),
+        "entropy": lambda: Entropy(codes),
     }
     return made[how.observer]
+
+
+def observers_by_use(program: Program, how: Quantization) -> dict[fx.Node, Callable[[], Observer]]:
+    """Observers of values that do not get uint8: where codes are of 16 bits, tails cost nothing, and none is cut."""
+    by_use = codes_by_use(program.graph, {})
+    wide = {node for node, codes in by_use.items() if codes(0.0, 1.0).dtype is int16}
+    return {node: MinMax if node in wide else observer_of(how, codes) for node, codes in by_use.items()}
 
 
 def kept_in_float(program: Program, patterns: Iterable[str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ from .passes.quantize.live import Live
 from .passes.quantize.straight_through import run_integers, run_straight_through
 from .progress import showing
 from .quantization import Quantization
-from .quantizing import Quantized, integers_of, kept_in_float, observer_of, without_range
+from .quantizing import Quantized, integers_of, kept_in_float, observer_of, observers_by_use, without_range
 
 RANGES = "quantized_ranges"
 """Where a module keeps its ranges, beside what the model has."""
@@ -238,7 +238,9 @@ def fake_quantize(
     prepared = live.prepared.evolve(weights=live.tape.play(captured.weights))
     keep = kept_in_float(prepared, how.keep_float)
     with showing(options.progress) as report:
-        found = calibrate(prepared, _items(options.calibration), observer_of(how), partial(selected, options), report)
+        items, select = _items(options.calibration), partial(selected, options)
+        special = observers_by_use(prepared, how)
+        found = calibrate(prepared, items, observer_of(how), select, report, special=special)
     if not how.integer_only:
         keep = {**without_range(prepared, found), **keep}
     integer = integerize(prepared, found, Settings(bool(how.integer_only), keep))

@@ -9,7 +9,7 @@ batches there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -34,13 +34,15 @@ def calibrate(
     select: Select | None = None,
     report: Report | None = None,
     means: InputMeans | None = None,
+    special: Mapping[fx.Node, Callable[[], Observer]] | None = None,
 ) -> dict[fx.Node, tuple[float, float]]:
     """The range of each floating value by its node, the same for all of a group; weights alone are left out.
 
-    `means`, if given, sees all values, too (for `bias.corrected`).
+    `means`, if given, sees all values, too (for `bias.corrected`). `special` has observers of other groups, by a node.
     """
+    other = special or {}
     groups = [group for group in scale_groups(program.graph) if any(node.op != "get_attr" for node in group)]
-    observers = [observer() for _ in groups]
+    observers = [next((other[node] for node in group if node in other), observer)() for group in groups]
     watched = {node: found for group, found in zip(groups, observers, strict=True) for node in group if not moves(node)}
     for node, found in watched.items():
         if node.op == "get_attr":

@@ -50,7 +50,7 @@ def test_a_model_in_integers(compiled: planish.Compiled) -> None:
     assert noise(make(), compiled, data(6)[5]) > 30
     assert compiled.manifest["options"]["precision"] == "int8"
     assert compiled.manifest["options"]["quantization"] == {
-        "observer": "minmax", "keep_float": [], "integer_only": True, "correct_bias": True,
+        "observer": "mse", "keep_float": [], "integer_only": True, "correct_bias": True,
     }  # fmt: skip
     (ledger,) = (entry for entry in compiled.report if entry.name == "integerize")
     assert {layer for site in ledger.applied for layer in site.layers} == {"0", "1", "2", "3", "4", "5", "6"}

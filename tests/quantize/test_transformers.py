@@ -21,8 +21,11 @@ from planish.passes.manager import run_passes
 from planish.passes.pipelines import INTEGER, pipeline
 from planish.passes.quantize.calibrate import calibrate
 from planish.passes.quantize.integerize import Settings, integerize
-from planish.passes.quantize.observers import MinMax
+from planish.passes.quantize.observers import MeanSquare, MinMax
 from planish.passes.quantize.rules.attention import bits_of_shares, codes_of_shares
+from planish.passes.quantize.widths import symmetric_bytes
+from planish.quantization import Quantization
+from planish.quantizing import observers_by_use
 
 U8, S8, S16 = torch.uint8, torch.int8, torch.int16
 
@@ -132,6 +135,15 @@ def test_shares_that_are_moved_into_long_rows_have_8_bits() -> None:
     (product,) = called(made, "matmul")
     assert product.args[0].meta["val"].dtype == U8  # type: ignore[union-attr]
     assert noise > 35
+
+
+def test_observers_follow_codes() -> None:
+    """Of 16 bits nothing is cut, whatever the observer; second factors are symmetric, everything else has bytes."""
+    text = """program(%s: f32[2, 9], %v: f32[9, 3]) { %p = _softmax(%s, 1, false) %y = matmul(%p, %v) return %y }"""
+    program = parse_program(text, {})
+    special = {node.name: make() for node, make in observers_by_use(program, Quantization(observer="mse")).items()}
+    assert {name: type(found) for name, found in special.items()} == {"s": MinMax, "p": MinMax, "v": MeanSquare}
+    assert special["v"]._quantizer(-1.0, 3.0) == symmetric_bytes(-1.0, 3.0)
 
 
 def test_sums_too_long_are_refused() -> None:
