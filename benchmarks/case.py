@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from planish.quantization import OBSERVERS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -38,7 +40,7 @@ class Case:
     precision: str = "float32"
     size: str = "full"
     tune: float = 0.0
-    observer: str = "minmax"
+    observer: str = OBSERVERS[0]
 
     @property
     def sample_name(self) -> str:
@@ -50,7 +52,7 @@ class Case:
         """What the compiled form depends on, as the name of a folder."""
         if self.engine == "peak":
             return f"peak-{self.threads}"
-        ranges = "" if self.observer == "minmax" or self.engine not in OURS else f"-{self.observer}"
+        ranges = "" if self.observer == OBSERVERS[0] or self.engine not in OURS else f"-{self.observer}"
         return f"{self.sample_name}-{self.precision}-{self.threads}-{self.tune:g}-{self.engine}{ranges}"
 
     def sample(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

@@ -46,7 +46,7 @@ class Command:
         add("--batch", type=int, default=1)
         add("--precision", choices=PRECISIONS, default="float32")
         add("--tune", type=float, default=0.0, help="seconds that planish tunes each model")
-        add("--observer", choices=OBSERVERS, default="minmax", help="how planish finds ranges of integers")
+        add("--observer", choices=OBSERVERS, default=OBSERVERS[0], help="how planish finds ranges of integers")
         add("--rounds", type=int, default=6, help="turns of each engine")
         add("--seconds", type=float, default=1.0, help="length of a turn")
         add("--size", choices=SIZES, default="full")

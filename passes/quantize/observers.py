@@ -152,13 +152,19 @@ class MeanSquare(Searched):
 
 
 class Entropy(Searched):
-    """The least information lost: p is the histogram with its tails moved to the ends, q what codes can tell of it."""
+    """The least information lost: p is the histogram with its tails moved to the ends, q what codes can tell of it.
+
+    Values in the bin of 0 do not count: 0 is a code of every range, and the many zeros of a ReLU would speak for the
+    range whose code of 0 stands for the fewest other bins. A step is at least as wide as a bin, which tells all of p.
+    """
 
     def cost(self, middles: Tensor, counts: Tensor, params: QuantParams) -> float:
         """Σ p log(p / q); a code's share of q lies evenly on the occupied bins that it stands for."""
+        other = (middles < 0) | (middles >= self.histogram.width)
+        middles, counts = middles[other], counts[other]
         ends = params.values(torch.tensor([params.low, params.high]))
         inside = (middles >= ends[0] - params.scale / 2) & (middles <= ends[1] + params.scale / 2)
-        if not bool(inside.any()):
+        if params.scale < self.histogram.width or not bool(inside.any()):
             return math.inf
         kept = counts[inside]
         codes = params.codes(middles[inside]).to(torch.int64) - params.low

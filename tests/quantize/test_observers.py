@@ -146,12 +146,23 @@ def test_entropy_cuts_a_lone_outlier() -> None:
     assert 2 < most < 20
 
 
+def test_entropy_keeps_what_a_relu_leaves() -> None:
+    """Half of the values are 0, which every range has a code for: they say nothing of where it should end."""
+    least, most = fed(Entropy(), normal(20000).relu())
+    assert least == 0
+    assert most >= 3
+    seen = Entropy()
+    seen.add(torch.tensor([1.0, 2.0]))  # in bins of 2^-11
+    finer = QuantParams(2.0**-12, 0, 0, 255, torch.uint8)
+    assert seen.cost(*seen.histogram.occupied(), finer) == math.inf
+
+
 def test_entropy_by_hand() -> None:
-    """Four bins of 1, 3, 2 and 2 values, codes for two of them each, and one value beyond."""
+    """Four bins of 1, 3, 2 and 2 values, codes for two of them each, and one value beyond; that of 0 does not count."""
     middles, counts = torch.tensor([[0.0, 1.0, 2.0, 3.0, 9.0], [1.0, 3.0, 2.0, 2.0, 1.0]]).double()
     params = QuantParams(2.0, 0, 0, 1, torch.uint8)
-    # codes are 0, 1, 1, 1 (ties up; 3 is just inside): q is 1, 7/3, 7/3, 7/3 of 8 and p is 1, 3, 2, 3 of 9
-    p, q = [1 / 9, 3 / 9, 2 / 9, 3 / 9], [1 / 8, 7 / 24, 7 / 24, 7 / 24]
+    # codes are 1, 1, 1 (ties up; 3 is just inside): q is 7/3, 7/3, 7/3 of 7 and p is 3, 2, 3 of 8
+    p, q = [3 / 8, 2 / 8, 3 / 8], [1 / 3, 1 / 3, 1 / 3]
     expected = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
     assert math.isclose(Entropy().cost(middles, counts, params), expected, rel_tol=1e-12)
 
