@@ -107,7 +107,7 @@ class Vnni:
         T.buffer_store(total, value, [every])
 
 
-_MULTIPLY = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
+MULTIPLY = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
 
 
 @dataclass(frozen=True)
@@ -139,47 +139,12 @@ class Halves:
         words = tirx.reinterpret(f"uint16x{2 * lanes}", _for_each(quad, lanes))
         even = tirx.bitwise_and(words, tirx.Broadcast(tirx.const(0xFF, "uint16"), 2 * lanes))
         odd = tirx.shift_right(words, tirx.Broadcast(tirx.const(8, "uint16"), 2 * lanes))
-        call, value = T.llvm_lookup_intrinsic_id(_MULTIPLY[lanes]), total[every]
+        call, value = T.llvm_lookup_intrinsic_id(MULTIPLY[lanes]), total[every]
         for number, half in enumerate((even, odd)):
             held = tirx.reinterpret(f"int16x{2 * lanes}", weights[(*place, number, every)])
             x = tirx.reinterpret(f"int16x{2 * lanes}", half)
             value = wrapped(value, T.call_llvm_pure_intrin(call, x, held, dtype=f"int32x{lanes}"))
         T.buffer_store(total, value, [every])
-
-
-@dataclass(frozen=True)
-class ShortPairs:
-    """Products of two int16 at a time: vpdpwssd, or vpmaddwd and an addition.
-
-    sum[v] += x[0] w[0, v] + x[1] w[1, v]        sums int32 that wrap; two x, and two w, are read as one int32
-    """
-
-    lanes: int
-    dots: bool
-
-    @property
-    def instructions(self) -> int:
-        """For a vector of sums."""
-        return 1 if self.dots else 2
-
-    def add(self, total: Buffer, pair: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
-        """total[v] += pair · weights[place, v]."""
-        lanes, every = self.lanes, tirx.Ramp(0, 1, self.lanes)
-        x = tirx.reinterpret(f"int16x{2 * lanes}", tirx.Broadcast(pair, lanes))
-        held = tirx.reinterpret(f"int16x{2 * lanes}", weights[(*place, every)])
-        if self.dots:
-            call = T.llvm_lookup_intrinsic_id(f"llvm.x86.avx512.vpdpwssd.{32 * lanes}")
-            value = T.call_llvm_pure_intrin(call, total[every], x, held, dtype=f"int32x{lanes}")
-        else:
-            call = T.llvm_lookup_intrinsic_id(_MULTIPLY[lanes])
-            value = wrapped(total[every], T.call_llvm_pure_intrin(call, x, held, dtype=f"int32x{lanes}"))
-        T.buffer_store(total, value, [every])
-
-
-def short_pairs(target: Target, lanes: int) -> ShortPairs | None:
-    """How this CPU multiplies pairs of int16, if it does."""
-    ways = {Vnni: ShortPairs(lanes, True), Halves: ShortPairs(lanes, False)}
-    return ways.get(type(products(target, lanes)))
 
 
 @dataclass(frozen=True)

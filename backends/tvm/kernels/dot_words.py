@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 from ..compat import T, tirx
 from ..target import Target
-from .dot import wrapped
+from .dot import MULTIPLY, Halves, Vnni, joined, products, wrapped
 from .emit import Buffer, Expr
 
 PAIR = 2
 """Numbers that lie side by side in x."""
-_MULTIPLY = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ class Words:
 
     def parts(self, pair: Sequence[Expr]) -> list[tuple[tuple[int, ...], Expr]]:
         """Two numbers of one lane as a word: (place before the lane, what to store there)."""
-        low, high = (tirx.Cast("uint32", tirx.Cast("uint16", tirx.Cast("int16", number))) for number in pair)
-        return [((), tirx.Cast("int32", tirx.bitwise_or(low, tirx.shift_left(high, tirx.const(16, "uint32")))))]
+        return [((), joined([tirx.Cast("uint16", tirx.Cast("int16", number)) for number in pair], 16))]
 
     def add(self, total: Buffer, pair: Expr, weights: Buffer, place: Sequence[Expr]) -> None:
         """total[v] += pair · weights[place, v]; one pair for all lanes."""
@@ -56,17 +54,11 @@ class Words:
         if self.way == "add":
             call = T.llvm_lookup_intrinsic_id(f"llvm.x86.avx512.vpdpwssd.{32 * self.lanes}")
             return T.call_llvm_pure_intrin(call, total, x, w, dtype=wide)
-        call = T.llvm_lookup_intrinsic_id(_MULTIPLY[self.lanes])
+        call = T.llvm_lookup_intrinsic_id(MULTIPLY[self.lanes])
         return wrapped(total, T.call_llvm_pure_intrin(call, x, w, dtype=wide))
 
 
 def products_of_words(target: Target, lanes: int) -> Words:
-    """The fastest way for sums in vectors of `lanes`."""
-    features = target.features
-    if lanes == 16 and "avx512vnni" in features:
-        return Words(lanes, "add")
-    if lanes in (4, 8) and ({"avx512vnni", "avx512vl"} <= features or "avxvnni" in features):
-        return Words(lanes, "add")
-    if (lanes == 16 and "avx512bw" in features) or (lanes == 8 and "avx2" in features):
-        return Words(lanes, "multiply")
-    return Words(lanes, "each")
+    """The fastest way for sums in vectors of `lanes`: what multiplies bytes says what there is."""
+    ways = {Vnni: "add", Halves: "multiply"}
+    return Words(lanes, ways.get(type(products(target, lanes)), "each"))

@@ -3,7 +3,7 @@
     y[tile] = epilogue(b + unscale(A^T [ sum over c:  U[p, c, o] * V[p, tile, c] ] A))       V = B^T (x - x_zero) B
 
 It walks as the float kernel does, with matrices of whole numbers (`winograd_whole.py`): transformed codes and weights
-are int16, two channels are multiplied in an instruction (`dot.ShortPairs`), sums wrap, and the same integers come out
+are int16, two channels are multiplied in an instruction (`dot_words.py`), sums wrap, and the same integers come out
 as of direct sums. What must be known is that they are small: the weight's placeholder says how many bits its sums have
 (`passes/group/shifts.py`). A pair of int16 takes as long as four bytes, so that a fourth of the multiplications is half
 of the instructions where a CPU has dot products of bytes, and a fourth where it has none. Padding is a difference of 0.
@@ -29,7 +29,8 @@ from ..ops.lanes import once
 from ..template import Choice, Lowered, Refused, Task, Wants, distinct
 from .ahead import look_ahead
 from .conv import Conv, read_integer_conv
-from .dot import ShortPairs, short_pairs, words, wrapped
+from .dot import words, wrapped
+from .dot_words import PAIR, products_of_words
 from .emit import Buffer, Expr, Function, const
 from .integer_sums import IntegerSums
 from .window import Run
@@ -65,7 +66,7 @@ class WinogradInteger:
         """Why whole numbers of 16 and 32 bits are not enough."""
         form = form_of((conv.axes[1].kernel, conv.axes[2].kernel), self.m, whole=True)
         assert form is not None
-        if short_pairs(task.target, task.target.block) is None:
+        if products_of_words(task.target, task.target.block).way == "each":
             return "this CPU has no products of pairs of int16"
         if not fits(form):
             return "transformed weights or codes are no int16"
@@ -93,9 +94,8 @@ class WinogradInteger:
 
 def numbers_of(task: Task) -> Numbers:
     """What the instructions for pairs cost, beside those of direct convolution: four bytes in one, or in four."""
-    pairs = short_pairs(task.target, task.target.block)
-    instructions = 1 if pairs is None else pairs.instructions
-    return Numbers(True, 2, instructions, 2, direct=0.25 if instructions == 1 else 1.0, direct_bytes=1.0, spread=0.7)
+    dots = products_of_words(task.target, task.target.block).way == "add"
+    return Numbers(True, PAIR, 1 if dots else 2, 2, direct=0.25 if dots else 1.0, direct_bytes=1.0, spread=0.7)
 
 
 class IntegerKernel(WinogradKernel):
@@ -107,10 +107,8 @@ class IntegerKernel(WinogradKernel):
     def __init__(self, task: Task, conv: Conv, blocking: Blocking) -> None:
         """As for float."""
         super().__init__(task, conv, blocking)
-        self.pairs = -(-conv.channels // 2)
-        way = short_pairs(task.target, self.block)
-        assert way is not None
-        self.way: ShortPairs = way
+        self.pairs = -(-conv.channels // PAIR)
+        self.products = products_of_words(task.target, self.block)
         self.outputs = whole(self.form.height).output, whole(self.form.width).output
         self.unscale = unscale(self.form)
 
@@ -143,12 +141,12 @@ class IntegerKernel(WinogradKernel):
             for vector in row:
                 with f.lanes(self.block) as v:
                     f.store(vector, const(0, "int32"), [v])
-        read = words(patches, (self.form.points, self.blocking.tiles, self.blocking.patch_stride // 2))
+        read = words(patches, (self.form.points, self.blocking.tiles, self.blocking.patch_stride // PAIR))
         with f.serial(self.pairs) as c:
             look_ahead(f, f.weights[0], (*place, c), self.ahead)
             for i, row in enumerate(sums):
                 for b, vector in enumerate(row):
-                    self.way.add(vector, read[p, start + i, c], f.weights[0], (*place, c, b))
+                    self.products.add(vector, read[p, start + i, c], f.weights[0], (*place, c, b))
         for i, row in enumerate(sums):
             for b, vector in enumerate(row):
                 with f.lanes(self.block) as v:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from integer_case import CPUS, S8, S32, U8, codes, hostile, planish
 from kernel_case import build, make_task
 
-from planish.backends.tvm.kernels.dot import ShortPairs, short_pairs
 from planish.backends.tvm.kernels.winograd_integer import WinogradInteger
 from planish.backends.tvm.kernels.winograd_points import Axial, Form, form_of
 from planish.backends.tvm.kernels.winograd_whole import INT16, Unscale, fits, unscale, whole
@@ -178,8 +177,3 @@ def test_transformed_values_are_int16() -> None:
     assert five is not None
     assert not fits(five)
     assert form_of((1, 7), 4, whole=True) is None
-
-
-def test_ways_to_multiply_pairs() -> None:
-    found = {cpu: short_pairs(parse_target(cpu, 1), 8) for cpu in ("alderlake", "haswell", "x86-64")}
-    assert found == {"alderlake": ShortPairs(8, True), "haswell": ShortPairs(8, False), "x86-64": None}
