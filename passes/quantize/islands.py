@@ -95,20 +95,28 @@ class Islands:
 
     @cached_property
     def _network(self) -> nx.DiGraph[Any]:
-        """What stays on the side of CODES after a cut is in integers; edges without capacity are never cut."""
+        """What stays on the side of CODES after a cut is in integers; edges without capacity are never cut.
+
+        Capacities are whole: a flow of floats leaves rests behind, which let it miss the minimum by far.
+        """
         network: nx.DiGraph[Any] = nx.DiGraph()
         network.add_nodes_from((CODES, FLOAT))
         for place, unit in enumerate(self.units):
-            network.add_edge(CODES, place, capacity=unit.float_ms * MARGIN + NOISE)
-            network.add_edge(place, FLOAT, **({} if place in self.fixed else {"capacity": unit.integer_ms}))
+            network.add_edge(CODES, place, capacity=_whole(unit.float_ms * MARGIN + NOISE))
+            network.add_edge(place, FLOAT, **({} if place in self.fixed else {"capacity": _whole(unit.integer_ms)}))
         for border in self.borders:
             if border.producer != FLOAT:
-                network.add_edge(border.producer, ("dequantize", border.value), capacity=border.dequantize)
+                network.add_edge(border.producer, ("dequantize", border.value), capacity=_whole(border.dequantize))
                 network.add_edges_from((("dequantize", border.value), reader) for reader in border.readers)
             if border.producer != CODES:
-                network.add_edge(("quantize", border.value), border.producer, capacity=border.quantize)
+                network.add_edge(("quantize", border.value), border.producer, capacity=_whole(border.quantize))
                 network.add_edges_from((reader, ("quantize", border.value)) for reader in border.readers)
         return network
+
+
+def _whole(milliseconds: float) -> int:
+    """In picoseconds."""
+    return round(milliseconds * 1e9)
 
 
 def islands(

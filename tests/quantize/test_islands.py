@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain, combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planish.ir.text import parse_program
@@ -103,6 +103,7 @@ def test_noise_is_no_reason() -> None:
 times = st.floats(0.01, 10)
 
 
+@settings(max_examples=200)
 @given(st.data())
 def test_no_choice_is_faster(data: st.DataObject) -> None:
     """Against every subset of five units in a random graph; margins are part of what float costs."""
