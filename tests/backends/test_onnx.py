@@ -99,12 +99,15 @@ def test_a_layer_by_hand() -> None:
     ["resnet18", "vit_small", *(pytest.param(name, marks=pytest.mark.bars) for name in LONG)],
 )
 def test_networks(name: str) -> None:
-    """Images are equal but for ties; softmax, norms and floats' rounding may tip a code in some hundreds."""
+    """Images are equal but for ties; softmax, norms and floats' rounding may tip one code in 5,000.
+
+    Results of ONNX Runtime's own values are compared to 1e-5, so the distance of whole runs is what such codes lead to.
+    """
     made, inputs = of_zoo(name)
     for given in inputs:
         compared, _, share = assert_within_one_code(made, given)
         assert compared > 20
-        assert share < 1e-3
+        assert share < 2e-4
         attends = any(integer_name(node) == "softmax" for node in made.graph.nodes)  # its ties tip what follows
         assert_outputs_agree(made, given, 2 if attends else 1)
 
